@@ -1,0 +1,113 @@
+"""Refusals at the door: every public function asks here before it computes.
+
+Shapes, ranks, dtypes and options are static, so these errors are raised under `jit`, `vmap` and `grad` too.
+Values (lengths, ids, labels) are looked at only where the array is concrete; under tracing the caller's docstring
+says which safe result stands in for the error.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def show(x: Any) -> str:
+    """What was given, short enough for a sentence: `float32[3,4]`, or the type of what is no array."""
+    if is_array(x):
+        return f"{x.dtype}[{','.join(map(str, x.shape))}]"
+    return f"{type(x).__name__} {x!r}" if isinstance(x, bool | int | float | str) else type(x).__name__
+
+
+def is_array(x: Any) -> bool:
+    """Whether `x` is a jax or NumPy array, a tracer, or a `ShapeDtypeStruct`."""
+    return isinstance(x, jax.Array | np.ndarray | np.generic | jax.ShapeDtypeStruct)
+
+
+def is_concrete(x: Any) -> bool:
+    """Whether the values of `x` can be looked at now."""
+    return isinstance(x, np.ndarray | np.generic | int | float | bool | list | tuple) or (
+        isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer) and x.is_fully_addressable
+    )
+
+
+def as_float_array(name: str, x: Any) -> jax.Array:
+    """`x` as a jax array if it is an array of real floats, else a TypeError that names it."""
+    if not is_array(x):
+        raise TypeError(f"{name} should be an array of floats, got {show(x)}")
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise TypeError(
+            f"{name} should be an array of floats, got {show(x)}; convert it first, e.g. x.astype('float32')"
+        )
+    return jnp.asarray(x)
+
+
+def size(name: str, n: Any) -> int:
+    """`n` as a size: an integer of at least 1."""
+    if isinstance(n, bool) or not isinstance(n, int | np.integer):
+        raise TypeError(f"{name} should be an int of at least 1, got {show(n)}")
+    if n < 1:
+        raise ValueError(f"{name} should be an int of at least 1, got {n}")
+    return int(n)
+
+
+def one_of(name: str, given: Any, allowed: tuple) -> None:
+    """Refuse a `given` that is not among the `allowed` names."""
+    if given not in allowed:
+        raise ValueError(f"{name} should be one of {', '.join(map(repr, allowed))}, got {given!r}")
+
+
+def key(name: str, k: Any) -> None:
+    """Refuse what is no PRNG key."""
+    typed = isinstance(k, jax.Array) and jnp.issubdtype(k.dtype, jax.dtypes.prng_key)
+    legacy = isinstance(k, jax.Array) and k.dtype == jnp.uint32 and k.shape == (2,)
+    if not (typed or legacy):
+        raise TypeError(f"{name} should be a PRNG key from jax.random.key(seed), got {show(k)}")
+    if typed and k.shape:
+        raise ValueError(
+            f"{name} should be one PRNG key, got an array of keys of shape {k.shape}; index it or use vmap"
+        )
+
+
+def float_dtype(name: str, dtype: Any) -> jnp.dtype:
+    """`dtype` as a real floating dtype."""
+    try:
+        found = jnp.dtype(dtype)
+    except TypeError:
+        raise TypeError(f"{name} should be a floating dtype such as 'float32' or 'bfloat16', got {dtype!r}") from None
+    if not jnp.issubdtype(found, jnp.floating):
+        raise TypeError(f"{name} should be a floating dtype such as 'float32' or 'bfloat16', got {found}")
+    if found == jnp.float64 and not jax.config.jax_enable_x64:
+        raise TypeError(f"{name} is float64, but 64-bit types are off: set jax_enable_x64 first")
+    return found
+
+
+def flag(name: str, given: Any) -> bool:
+    """`given` as a Python bool: a static option, not an array."""
+    if not isinstance(given, bool | np.bool_):
+        raise TypeError(f"{name} should be True or False, got {show(given)}")
+    return bool(given)
+
+
+def lengths(name: str, given: Any, batch: tuple[int, ...], time: int) -> jax.Array:
+    """Lengths as int32 of shape `batch`, in [0, time]: refused when concrete, clipped under tracing."""
+    if isinstance(given, list | tuple | int) and not isinstance(given, bool):
+        given = np.asarray(given)
+    if not is_array(given) or not jnp.issubdtype(given.dtype, jnp.integer):
+        raise TypeError(f"{name} should be an array of ints of shape {batch}, got {show(given)}")
+    if given.shape != batch:
+        raise ValueError(f"{name} should have the batch shape {batch} of xs [T, *batch, D], got shape {given.shape}")
+    if is_concrete(given) and given.size:
+        low, high = int(np.min(np.asarray(given))), int(np.max(np.asarray(given)))
+        if low < 0 or high > time:
+            raise ValueError(f"{name} should lie in [0, T] with T = {time}, got values from {low} to {high}")
+    return jnp.clip(jnp.asarray(given), 0, time).astype(jnp.int32)
+
+
+def bools(name: str, given: Any, shape: tuple[int, ...], layout: str) -> jax.Array:
+    """A bool array of exactly `shape`."""
+    if not is_array(given) or given.dtype != jnp.bool_:
+        raise TypeError(f"{name} should be an array of bools of shape {shape}, got {show(given)}")
+    if given.shape != shape:
+        raise ValueError(f"{name} should have shape {layout} = {shape}, got shape {given.shape}")
+    return jnp.asarray(given)
