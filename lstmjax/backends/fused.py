@@ -130,18 +130,18 @@ def forward(w_x, w_h, b, xs, h0, c0, *rest, config, keep):
     """The recurrence, a chunk at a time.
 
     Args:
-      w_x, w_h, b: [G, D, 4H], [G, H, 4H], [G, 4H].
-      xs, h0, c0: [T, G, B, D], [G, B, H], [G, B, H].
-      rest: lengths int32 [G, B] and reset bool [T, G, B], as far as `config` has them.
+      w_x, w_h, b: [D, 4H], [H, 4H], [4H].
+      xs, h0, c0: [T, B, D], [B, H], [B, H].
+      rest: lengths int32 [B] and reset bool [T, B], as far as `config` has them.
       keep: whether to return the residuals too.
 
     Returns:
-      hs [T, G, B, H], h and c [G, B, H], and with `keep` the residuals: for "gates" the four tanh of each step
-      [T, G, B, 4, H] and c after each step [T, G, B, H]; for "outputs" the c before each chunk [n, G, B, H].
+      hs [T, B, H], h and c [B, H], and with `keep` the residuals: for "gates" the four tanh of each step [T, B, 4H]
+      and c after each step [T, B, H]; for "outputs" the c before each chunk [n, B, H].
     """
-    chunks = _Chunks(config, xs, *rest)
-    T, G, B, _ = xs.shape
-    H, wide = w_h.shape[1], c0.dtype
+    chunks = _Chunks(config, len(xs), *rest)
+    T, B, _ = xs.shape
+    H, wide = w_h.shape[0], c0.dtype
     w_x, w_h, b = _halved(w_x, config.dtype), _halved(w_h, config.dtype), _halved(b, wide)
     gates = keep and config.residuals == "gates"
     outputs = keep and config.residuals == "outputs"
@@ -149,7 +149,7 @@ def forward(w_x, w_h, b, xs, h0, c0, *rest, config, keep):
     def chunk_body(m, carry):
         h, c, hs, *kept = carry
         if outputs:
-            kept = [lax.dynamic_update_index_in_dim(kept[0], c, m, 0)]
+            kept = [_put(kept[0], c, m)]
         first, x = chunks.rows(m, xs)
         zx = _project(chunks.clean(first, x), w_x, b, config, wide)
 
@@ -158,34 +158,29 @@ def forward(w_x, w_h, b, xs, h0, c0, *rest, config, keep):
             t = first + j
             h_before, c_before = h, c
             if config.reset:
-                restart = lax.dynamic_index_in_dim(chunks.reset, t, 0, False)[..., None]
+                restart = _row(chunks.reset, t)[:, None]
                 h_before, c_before = jnp.where(restart, h0, h), jnp.where(restart, c0, c)
-            z = lax.dynamic_index_in_dim(zx, j, 0, False) + _dot(h_before, w_h, config, wide)
-            a = jnp.tanh(z).reshape(G, B, 4, H)
+            a = jnp.tanh(_row(zx, j) + _dot(h_before, w_h, config, wide))
             i, f, g, o = _activate(a)
             c_after = f * c_before + i * g
             h_after = o * jnp.tanh(c_after)
             y = h_after
             if config.lengths:
-                valid = (t < chunks.lengths)[..., None]
+                valid = (t < chunks.lengths)[:, None]
                 y = jnp.where(valid, h_after, 0)
                 h_after, c_after = jnp.where(valid, h_after, h), jnp.where(valid, c_after, c)
-            hs = lax.dynamic_update_index_in_dim(hs, y.astype(hs.dtype), t, 0)
             if gates:
-                kept = [
-                    lax.dynamic_update_index_in_dim(buffer, row, t, 0)
-                    for buffer, row in zip(kept, (a, c_after), strict=True)
-                ]
-            return h_after, c_after, hs, *kept
+                kept = [_put(kept[0], a, t), _put(kept[1], c_after, t)]
+            return h_after, c_after, _put(hs, y, t), *kept
 
         return chunks.steps(m, step, (h, c, hs, *kept), down=config.reverse)
 
     kept = []
     if gates:
-        kept = [jnp.zeros((T, G, B, 4, H), wide), jnp.zeros((T, G, B, H), wide)]
+        kept = [lax.empty((T, B, 4 * H), wide), lax.empty((T, B, H), wide)]
     if outputs:
-        kept = [jnp.zeros((chunks.n, G, B, H), wide)]
-    carry = (h0, c0, jnp.zeros((T, G, B, H), config.stored), *kept)
+        kept = [lax.empty((chunks.n, B, H), wide)]
+    carry = (h0, c0, lax.empty((T, B, H), config.stored), *kept)
     h, c, hs, *kept = chunks.loop(chunk_body, carry, down=config.reverse)
     return [hs, h, c, *kept]
 
@@ -204,13 +199,12 @@ def backward(dhs, dh, dc, w_x, w_h, b, xs, h0, c0, *rest, config, wrt):
     Returns:
       The gradients asked for, in the shapes and dtypes of the operands.
     """
-    *rest, hs, kept = _split_rest(rest, config)
-    chunks = _Chunks(config, xs, *rest)
-    T, G, B, D = xs.shape
-    H, wide, K = w_h.shape[1], c0.dtype, chunks.K
+    n_rest = config.lengths + config.reset
+    rest, hs, kept = rest[:n_rest], rest[n_rest], rest[n_rest + 1 :]
+    chunks = _Chunks(config, len(xs), *rest)
+    B, H, wide, K = xs.shape[1], w_h.shape[0], c0.dtype, chunks.K
     half_x, half_h, half_b = _halved(w_x, config.dtype), _halved(w_h, config.dtype), _halved(b, wide)
-    half_x_T, half_h_T = jnp.swapaxes(half_x, 1, 2), jnp.swapaxes(half_h, 1, 2)
-    want_wx, want_wh, want_b, want_x, *_ = wrt
+    want_wx, want_wh, want_b, want_x, want_h0, want_c0 = wrt
 
     def chunk_body(m, carry):
         dh, dc, dz, sums, dxs, d0 = carry
@@ -218,70 +212,58 @@ def backward(dhs, dh, dc, w_x, w_h, b, xs, h0, c0, *rest, config, wrt):
         x = chunks.clean(first, x)
         h_before = chunks.before(first, hs, h0.astype(config.dtype)).astype(config.dtype)
         if config.residuals == "gates":
-            a = lax.dynamic_slice_in_dim(kept[0], first, K)
-            c_after = lax.dynamic_slice_in_dim(kept[1], first, K)
+            a, c_after = (lax.dynamic_slice_in_dim(rows, first, K) for rows in kept)
             c_before = chunks.before(first, kept[1], c0)
         else:
-            z = _project(x, half_x, half_b, config, wide) + _dot(h_before, half_h, config, wide)
-            a = jnp.tanh(z).reshape(K, G, B, 4, H)
-            c_before, c_after = _cells(chunks, m, first, a, lax.dynamic_index_in_dim(kept[0], m, 0, False), c0)
+            a = jnp.tanh(_project(x, half_x, half_b, config, wide) + _dot(h_before, half_h, config, wide))
+            c_before, c_after = _cells(chunks, m, first, a, _row(kept[0], m), c0)
         i, f, g, o = _activate(a)
         tanh_c = jnp.tanh(c_after)
         # d(half z) of a gate = slope * (dc or dh): all that needs no carry is formed for the whole chunk here.
-        slope = (1 - a * a) * jnp.stack([g * 0.5, c_before * 0.5, i, tanh_c * 0.5], axis=-2)
+        slope = (1 - a * a) * jnp.concatenate([g * 0.5, c_before * 0.5, i, tanh_c * 0.5], axis=-1)
         c_slope = o * (1 - tanh_c * tanh_c)
         dy = lax.dynamic_slice_in_dim(dhs, first, K).astype(wide)
 
         def step(j, carry):
             dh, dc, dz, d0 = carry
             t = first + j
-            row = partial(lax.dynamic_index_in_dim, index=j, axis=0, keepdims=False)
-            dh_t = row(dy) + dh
-            dc_t = dc + dh_t * row(c_slope)
-            is_o = lax.broadcasted_iota(jnp.int32, (1, 1, 4, 1), 2) == 3
-            dz_t = jnp.where(is_o, dh_t[..., None, :], dc_t[..., None, :]) * row(slope)
-            dc_t = dc_t * row(f)
+            dh_t = _row(dy, j) + dh
+            dc_t = dc + dh_t * _row(c_slope, j)
+            dz_t = jnp.concatenate([dc_t, dc_t, dc_t, dh_t], axis=-1) * _row(slope, j)
+            dc_t = dc_t * _row(f, j)
             if config.lengths:
-                valid = (t < chunks.lengths)[..., None]
-                dz_t = jnp.where(valid[..., None], dz_t, 0)
-            dz_t = dz_t.reshape(G, B, 4 * H).astype(dz.dtype)
-            dh_t = _dot(dz_t, half_h_T, config, wide)
+                valid = (t < chunks.lengths)[:, None]
+                dz_t = jnp.where(valid, dz_t, 0)
+            dz_t = dz_t.astype(dz.dtype)
+            dh_t = _dot(dz_t, half_h.T, config, wide)
             if config.lengths:
                 dh_t, dc_t = jnp.where(valid, dh_t, dh), jnp.where(valid, dc_t, dc)
             if config.reset:
-                restart = lax.dynamic_index_in_dim(chunks.reset, t, 0, False)[..., None]
+                restart = _row(chunks.reset, t)[:, None]
                 d0 = [d + jnp.where(restart, d_t, 0) for d, d_t in zip(d0, (dh_t, dc_t), strict=True)]
                 dh_t, dc_t = jnp.where(restart, 0, dh_t), jnp.where(restart, 0, dc_t)
-            return dh_t, dc_t, lax.dynamic_update_index_in_dim(dz, dz_t, j, 0), d0
+            return dh_t, dc_t, _put(dz, dz_t, j), d0
 
         dh, dc, dz, d0 = chunks.steps(m, step, (dh, dc, dz, d0), down=not config.reverse)
         dz_own = chunks.own(m, dz)
-        sums = [
-            total + term()
-            for total, term in zip(
-                sums,
-                [lambda: _outer(x, dz_own, config, wide)] * want_wx
-                + [lambda: _outer(h_before, dz_own, config, wide)] * want_wh
-                + [lambda: dz_own.astype(wide).sum((0, 2))] * want_b,
-                strict=True,
-            )
-        ]
+        terms = [(x, want_wx), (h_before, want_wh)]
+        terms = [_outer(rows, dz_own, config, wide) for rows, wanted in terms if wanted]
+        terms += [dz_own.astype(wide).sum((0, 1))] * want_b
+        sums = [total + term for total, term in zip(sums, terms, strict=True)]
         if want_x:
-            dx = _dot(dz_own, half_x_T, config, wide).astype(xs.dtype)
-            dxs = [chunks.put(m, dxs[0], dx)]
+            dxs = [chunks.put(m, dxs[0], _dot(dz_own, half_x.T, config, wide).astype(xs.dtype))]
         return dh, dc, dz, sums, dxs, d0
 
-    sums = [jnp.zeros(w.shape, wide) for w, wanted in zip((w_x, w_h, b), wrt, strict=False) if wanted]
-    dxs = [jnp.zeros(xs.shape, xs.dtype)] if want_x else []
-    d0 = [jnp.zeros_like(h0), jnp.zeros_like(c0)] if config.reset else []
-    dz = jnp.zeros((K, G, B, 4 * H), config.dtype)
-    carry = (dh, dc, dz, sums, dxs, d0)
+    weights = [w for w, wanted in zip((w_x, w_h, b), wrt, strict=False) if wanted]
+    sums = [jnp.zeros(w.shape, wide) for w in weights]
+    dxs = [lax.empty(xs.shape, xs.dtype)] * want_x
+    d0 = [jnp.zeros_like(h0), jnp.zeros_like(c0)] * config.reset
+    carry = (dh, dc, lax.empty((K, B, 4 * H), config.dtype), sums, dxs, d0)
     dh, dc, _, sums, dxs, d0 = chunks.loop(chunk_body, carry, down=not config.reverse)
     if config.reset:
         dh, dc = dh + d0[0], dc + d0[1]
-    weights = [w for w, wanted in zip((w_x, w_h, b), wrt, strict=False) if wanted]
     sums = [_halved(total, w.dtype) for total, w in zip(sums, weights, strict=True)]
-    return sums + dxs + [dh] * wrt[4] + [dc] * wrt[5]
+    return sums + dxs + [dh] * want_h0 + [dc] * want_c0
 
 
 def _cells(chunks, m, first, a, c, c0):
@@ -295,12 +277,11 @@ def _cells(chunks, m, first, a, c, c0):
         t = first + j
         c_before = c
         if config.reset:
-            c_before = jnp.where(lax.dynamic_index_in_dim(chunks.reset, t, 0, False)[..., None], c0, c)
-        c_after = lax.dynamic_index_in_dim(f, j, 0, False) * c_before + lax.dynamic_index_in_dim(ig, j, 0, False)
+            c_before = jnp.where(_row(chunks.reset, t)[:, None], c0, c)
+        c_after = _row(f, j) * c_before + _row(ig, j)
         if config.lengths:
-            c_after = jnp.where((t < chunks.lengths)[..., None], c_after, c)
-        before = lax.dynamic_update_index_in_dim(before, c_before, j, 0)
-        return c_after, before, lax.dynamic_update_index_in_dim(after, c_after, j, 0)
+            c_after = jnp.where((t < chunks.lengths)[:, None], c_after, c)
+        return c_after, _put(before, c_before, j), _put(after, c_after, j)
 
     zeros = jnp.zeros_like(ig)
     _, before, after = chunks.steps(m, step, (c, zeros, zeros), down=config.reverse)
@@ -314,15 +295,14 @@ class _Chunks:
     """Time cut into n chunks of K rows. Where K does not divide T, the last chunk overlaps the one before it, and
     the rows it owns begin at `low`; so every chunk has one shape and is traced once."""
 
-    def __init__(self, config, xs, *rest):
-        self.config, self.T, self.K = config, len(xs), config.chunk
-        self.n = -(-self.T // self.K)
-        self.ragged = self.T % self.K != 0
-        rest = list(rest)
-        self.lengths = rest.pop(0) if config.lengths else None
-        self.reset = rest.pop(0) if config.reset else None
+    def __init__(self, config, T, *rest):
+        self.config, self.T, self.K = config, T, config.chunk
+        self.n = -(-T // self.K)
+        self.ragged = T % self.K != 0
+        self.lengths = rest[0] if config.lengths else None
+        self.reset = rest[-1] if config.reset else None
         if config.lengths and config.reset:  # a reset in the padding is none: the state there is held
-            self.reset = self.reset & (lax.broadcasted_iota(jnp.int32, self.reset.shape, 0) < self.lengths[None])
+            self.reset = rest[-1] & (lax.broadcasted_iota(jnp.int32, rest[-1].shape, 0) < rest[0][None])
 
     def loop(self, body, carry, down):
         """`body(m, carry)` over all chunks, from the last to the first if `down`."""
@@ -342,50 +322,56 @@ class _Chunks:
 
     def clean(self, first, x):
         """The rows of a chunk with padding set to 0, before any product sees it."""
-        if not self.config.lengths:
+        if self.lengths is None:
             return x
-        t = first + lax.broadcasted_iota(jnp.int32, (self.K, 1, 1), 0)
+        t = first + lax.broadcasted_iota(jnp.int32, (self.K, 1), 0)
         return jnp.where((t < self.lengths[None])[..., None], x, 0)
 
     def before(self, first, rows, initial):
         """For each step of a chunk, the row of the step processed before it, or `initial` where a sequence begins."""
         T, K = self.T, self.K
-        t = first + lax.broadcasted_iota(jnp.int32, (K, 1, 1, 1), 0)
+        t = first + lax.broadcasted_iota(jnp.int32, (K, 1), 0)
         inside = lax.dynamic_slice_in_dim(rows, first, K)
         if self.config.reverse:
             edge = lax.dynamic_slice_in_dim(rows, jnp.minimum(first + K, T - 1), 1)
             shifted = jnp.concatenate([inside[1:], edge])
-            start = t == (T - 1 if self.lengths is None else self.lengths[None, ..., None] - 1)
+            start = t == (T if self.lengths is None else self.lengths[None]) - 1
         else:
             edge = lax.dynamic_slice_in_dim(rows, jnp.maximum(first - 1, 0), 1)
             shifted = jnp.concatenate([edge, inside[:-1]])
             start = t == 0
-        if self.config.reset:
-            start = start | lax.dynamic_slice_in_dim(self.reset, first, K)[..., None]
-        return jnp.where(start, initial.astype(rows.dtype)[None], shifted)
+        if self.reset is not None:
+            start = start | lax.dynamic_slice_in_dim(self.reset, first, K)
+        return jnp.where(start[..., None], initial.astype(rows.dtype)[None], shifted)
 
     def own(self, m, rows):
         """`rows` of a chunk with those that chunk m does not own set to 0."""
-        if not self.ragged:
-            return rows
-        j = lax.broadcasted_iota(jnp.int32, (self.K, *(1,) * (rows.ndim - 1)), 0)
-        return jnp.where(j >= self._low(m), rows, 0)
+        return jnp.where(self._owned(m), rows, 0) if self.ragged else rows
 
     def put(self, m, xs, rows):
-        """`xs` with chunk m's own rows replaced."""
+        """`xs` with the rows that chunk m owns replaced."""
         first, old = self.rows(m, xs)
-        if self.ragged:
-            j = lax.broadcasted_iota(jnp.int32, (self.K, *(1,) * (rows.ndim - 1)), 0)
-            rows = jnp.where(j >= self._low(m), rows, old)
+        rows = jnp.where(self._owned(m), rows, old) if self.ragged else rows
         return lax.dynamic_update_slice_in_dim(xs, rows, first, 0)
+
+    def _owned(self, m):
+        return lax.broadcasted_iota(jnp.int32, (self.K, 1, 1), 0) >= self._low(m)
 
     def _low(self, m):
         return m * self.K - jnp.minimum(m * self.K, self.T - self.K) if self.ragged else 0
 
 
+def _row(rows, t):
+    return lax.dynamic_index_in_dim(rows, t, 0, keepdims=False)
+
+
+def _put(rows, row, t):
+    return lax.dynamic_update_index_in_dim(rows, row.astype(rows.dtype), t, 0)
+
+
 def _activate(a):
-    """i, f, g, o from the four tanh [..., 4, H]."""
-    i, f, g, o = (a[..., k, :] for k in range(4))
+    """i, f, g, o from the four tanh [..., 4H]."""
+    i, f, g, o = jnp.split(a, 4, axis=-1)
     return i * 0.5 + 0.5, f * 0.5 + 0.5, g, o * 0.5 + 0.5
 
 
@@ -393,39 +379,25 @@ def _halved(w, dtype):
     """`w` with the columns of i, f and o halved: exact, and its own transpose."""
     H = w.shape[-1] // 4
     scale = jnp.repeat(jnp.array([0.5, 0.5, 1, 0.5], w.dtype), H)
-    return (w * scale.reshape((1,) * (w.ndim - 1) + (-1,))).astype(dtype)
+    return (w * lax.expand_dims(scale, range(w.ndim - 1))).astype(dtype)
 
 
 def _project(x, w, b, config, wide):
-    """x w + b for a chunk: [K, G, B, D] to [K, G, B, 4H]."""
-    return _dot(x, w, config, wide) + b[None, :, None, :]
+    """x w + b for a chunk: [K, B, D] to [K, B, 4H]."""
+    return _dot(x, w, config, wide) + b[None, None]
 
 
 def _dot(x, w, config, wide):
-    """[..., G, B, M] times [G, M, N], summed in `wide` or what the products themselves are."""
-    x = x.astype(config.dtype)
+    """[..., B, M] times [M, N], summed in `wide` or wider."""
     kind = dict(precision=config.precision, preferred_element_type=wider(wide, config.dtype))
-    if len(w) == 1:
-        return lax.dot_general(x, w[0], (((x.ndim - 1,), (0,)), ((), ())), **kind).astype(wide)
-    g = x.ndim - 3
-    out = lax.dot_general(x, w, (((x.ndim - 1,), (1,)), ((g,), (0,))), **kind)  # [G, ..., B, N]
-    return jnp.moveaxis(out, 0, g).astype(wide)
+    return jnp.dot(x.astype(config.dtype), w, **kind).astype(wide)
 
 
 def _outer(x, dz, config, wide):
-    """The sum over time and batch of x^T dz: [K, G, B, M], [K, G, B, N] to [G, M, N]."""
-    x, dz = x.astype(config.dtype), dz.astype(config.dtype)
+    """The sum over time and batch of x^T dz: [K, B, M], [K, B, N] to [M, N]."""
+    x, dz = (v.astype(config.dtype).reshape(-1, v.shape[-1]) for v in (x, dz))
     kind = dict(precision=config.precision, preferred_element_type=wider(wide, config.dtype))
-    if x.shape[1] == 1:
-        x, dz = (v.reshape(-1, v.shape[-1]) for v in (x, dz))
-        return lax.dot_general(x, dz, (((0,), (0,)), ((), ())), **kind).astype(wide)[None]
-    return lax.dot_general(x, dz, (((0, 2), (0, 2)), ((1,), (1,))), **kind).astype(wide)
-
-
-def _split_rest(rest, config):
-    """What follows the six linear operands in `backward`: [lengths], [reset], hs, residuals."""
-    n = config.lengths + config.reset
-    return *rest[:n], rest[n], rest[n + 1 :]
+    return lax.dot_general(x, dz, (((0,), (0,)), ((), ())), **kind).astype(wide)
 
 
 # --- primitives ------------------------------------------------------------------------------------------------------
@@ -435,28 +407,26 @@ def tangent(*operands, config, wrt):
     """Tangents of hs, h and c. Reached only in forward mode, which scan does."""
     if config.insist:
         raise TypeError(_ORDER)
-    n = sum(wrt)
-    given, primals = list(operands[:n]), list(operands[n:])
-    linear, rest = primals[:6], primals[6:]
-    rest = rest[: config.lengths + config.reset]
+    given, primals = list(operands[: sum(wrt)]), operands[sum(wrt) :]
+    linear, rest = primals[:6], primals[6 : 6 + config.lengths + config.reset]
     tangents = [given.pop(0) if wanted else jnp.zeros_like(p) for p, wanted in zip(linear, wrt, strict=True)]
-    return jax.jvp(lambda *linear: _by_scan(config, rest, *linear), linear, tangents)[1]
+    return list(jax.jvp(lambda *linear: _by_scan(config, linear, rest), linear, tuple(tangents))[1])
 
 
-def _by_scan(config, rest, w_x, w_h, b, xs, h0, c0):
+def _by_scan(config, linear, rest):
     """`forward` without residuals, by the scan backend."""
-    rest = list(rest)
-    lengths = rest.pop(0) if config.lengths else None
-    reset = rest.pop(0) if config.reset else None
-
-    def group(w_x, w_h, b, xs, h0, c0, lengths, reset):
-        options = dict(compute_dtype=config.dtype, precision=config.precision, reverse=config.reverse)
-        params, state = LSTMParams(w_x, w_h, b), LSTMState(h0, c0)
-        state, ys = scan.run(params, xs, state, lengths=lengths, reset=reset, **options)
-        return ys.astype(config.stored), *state
-
-    axes = (0, 0, 0, 1, 0, 0, None if lengths is None else 0, None if reset is None else 1)
-    return jax.vmap(group, axes, (1, 0, 0))(w_x, w_h, b, xs, h0, c0, lengths, reset)
+    w_x, w_h, b, xs, h0, c0 = linear
+    state, ys = scan.run(
+        LSTMParams(w_x, w_h, b),
+        xs,
+        LSTMState(h0, c0),
+        lengths=rest[0] if config.lengths else None,
+        reset=rest[-1] if config.reset else None,
+        reverse=config.reverse,
+        compute_dtype=config.dtype,
+        precision=config.precision,
+    )
+    return ys.astype(config.stored), *state
 
 
 _ORDER = (
@@ -490,29 +460,94 @@ def _tangent_transpose(cotangents, *operands, config, wrt):
 def _vjp_jvp(primals, tangents, *, config, wrt):
     if config.insist:
         raise TypeError(_ORDER)
-    n = 6 + config.lengths + config.reset
-    cotangents, linear, rest = primals[:3], primals[3:9], primals[9 : 3 + n]
-
-    def gradients(cotangents, linear):
-        picked = [p for p, wanted in zip(linear, wrt, strict=True) if wanted]
-
-        def picked_run(*picked):
-            picked = list(picked)
-            filled = [picked.pop(0) if wanted else p for p, wanted in zip(linear, wrt, strict=True)]
-            return _by_scan(config, rest, *filled)
-
-        return list(jax.vjp(picked_run, *picked)[1](tuple(cotangents)))
-
+    n = 9 + config.lengths + config.reset
     tangents = [ad.instantiate_zeros(d) for d in tangents[:9]]
-    return jax.jvp(gradients, (list(cotangents), list(linear)), (tangents[:3], tangents[3:]))
+    gradients = _grouped(partial(_gradients_by_scan, config=config, wrt=wrt), *_vjp_layouts(config, wrt, by_scan=True))
+    return jax.jvp(lambda *linear: gradients(*linear, *primals[9:n]), tuple(primals[:9]), tuple(tangents))
+
+
+def _gradients_by_scan(dhs, dh, dc, *operands, config, wrt):
+    """`backward` by the scan backend: it can be differentiated again."""
+    linear, rest = operands[:6], operands[6:]
+
+    def run(*picked):
+        remaining = list(picked)
+        filled = [remaining.pop(0) if wanted else p for p, wanted in zip(linear, wrt, strict=True)]
+        return _by_scan(config, filled, rest)
+
+    picked = [p for p, wanted in zip(linear, wrt, strict=True) if wanted]
+    return list(jax.vjp(run, *picked)[1]((dhs, dh, dc)))
+
+
+class _Layout(NamedTuple):
+    """Where an array has its group axis, and whether a batch axis follows it (weights have none)."""
+
+    group: int
+    batch: bool
+
+    def place(self, grouped):
+        """Where a mapped axis goes: before G or before B; None if the array has no B to take it."""
+        return self.group if grouped else self.group + 1 if self.batch else None
+
+
+_WEIGHT, _STATE, _ROWS = _Layout(0, False), _Layout(0, True), _Layout(1, True)
+_LINEAR = [_WEIGHT, _WEIGHT, _WEIGHT, _ROWS, _STATE, _STATE]  # w_x, w_h, b, xs, h0, c0
+_OUT = [_ROWS, _STATE, _STATE]  # hs, h, c
+
+
+def _run_layouts(config, keep):
+    """Of what goes into a run, and of what comes out."""
+    return [*_LINEAR, *[_STATE] * config.lengths, *[_ROWS] * config.reset], [*_OUT, *_residual_layouts(config) * keep]
+
+
+def _tangent_layouts(config, wrt):
+    return [*_picked(wrt), *_run_layouts(config, False)[0], _ROWS, *_residual_layouts(config)], _OUT
+
+
+def _vjp_layouts(config, wrt, by_scan=False):
+    residuals = [] if by_scan else [_ROWS, *_residual_layouts(config)]
+    return [*_OUT, *_run_layouts(config, False)[0], *residuals], _picked(wrt)
+
+
+def _residual_layouts(config):
+    return [_ROWS] * (2 if config.residuals == "gates" else 1)
+
+
+def _picked(wrt):
+    return [layout for layout, wanted in zip(_LINEAR, wrt, strict=True) if wanted]
+
+
+def _grouped(function, given, results):
+    """`function`, which knows no group axis, over arrays that have one. A group of one is dropped, not mapped: an
+    axis of size 1 costs XLA layout copies."""
+
+    def over_groups(*args):
+        if args[0].shape[given[0].group] > 1:
+            return jax.vmap(function, [layout.group for layout in given], [layout.group for layout in results])(*args)
+        out = function(*(lax.squeeze(a, (layout.group,)) for a, layout in zip(args, given, strict=True)))
+        return [lax.expand_dims(a, (layout.group,)) for a, layout in zip(out, results, strict=True)]
+
+    return over_groups
+
+
+def _batch(primitive, layouts, args, axes, **params):
+    """Bind `primitive` with the mapped axis folded away: into B, or where weights have it, into G."""
+    given, results = layouts(**params)
+    mapped = [(a.shape[axis], layout) for a, axis, layout in zip(args, axes, given, strict=True) if axis is not None]
+    size = mapped[0][0]
+    # A vjp is asked for one weight gradient per example: who wants their sum is batched before it is transposed.
+    per_example = primitive is vjp_p and _WEIGHT in results
+    grouped = per_example or any(layout is _WEIGHT for _, layout in mapped)
+    out = primitive.bind(*_fold(args, axes, given, grouped, size), **params)
+    return _unfold(out, results, grouped, size)
 
 
 def _fold(args, axes, layouts, grouped, size):
     """The args with their mapped axis folded away: into G if `grouped`, else into B."""
     folded = []
     for a, axis, layout in zip(args, axes, layouts, strict=True):
-        if layout.place(grouped) is not None:
-            place = layout.place(grouped)
+        place = layout.place(grouped)
+        if place is not None:
             if axis is None:
                 a = jnp.broadcast_to(jnp.expand_dims(a, place), (*a.shape[:place], size, *a.shape[place:]))
             else:
@@ -530,61 +565,8 @@ def _unfold(results, layouts, grouped, size):
         if place is not None:
             a = a.reshape(*a.shape[:place], size, a.shape[place] // size, *a.shape[place + 1 :])
         unfolded.append(a)
-        axes.append(None if place is None else place)
+        axes.append(place)
     return unfolded, axes
-
-
-class _Layout(NamedTuple):
-    """Where an array has its group axis, and whether a batch axis follows it (weights have none)."""
-
-    group: int
-    batch: bool
-
-    def place(self, grouped):
-        """Where a mapped axis goes: before G or before B; None if the array has no B to take it."""
-        return self.group if grouped else self.group + 1 if self.batch else None
-
-
-_WEIGHT, _STATE, _ROWS = _Layout(0, False), _Layout(0, True), _Layout(1, True)
-_LINEAR = (_WEIGHT, _WEIGHT, _WEIGHT, _ROWS, _STATE, _STATE)  # w_x, w_h, b, xs, h0, c0
-
-
-def _layouts(config):
-    """Of the operands of a run, and of its residuals."""
-    return [*_LINEAR, *[_STATE] * config.lengths, *[_ROWS] * config.reset], [_ROWS] * (
-        2 if config.residuals == "gates" else 1
-    )
-
-
-def _picked(wrt):
-    return [layout for layout, wanted in zip(_LINEAR, wrt, strict=True) if wanted]
-
-
-def _bind_batched(primitive, args, axes, given, results, grouped, params):
-    mapped = [(a.shape[axis], layout) for a, axis, layout in zip(args, axes, given, strict=True) if axis is not None]
-    grouped = grouped or any(layout is _WEIGHT for _, layout in mapped)
-    size = mapped[0][0]
-    out = primitive.bind(*_fold(args, axes, given, grouped, size), **params)
-    return _unfold(out, results, grouped, size)
-
-
-def _run_batch(args, axes, *, config, keep):
-    operands, residuals = _layouts(config)
-    results = [_ROWS, _STATE, _STATE, *residuals * keep]
-    return _bind_batched(run_p, args, axes, operands, results, False, dict(config=config, keep=keep))
-
-
-def _tangent_batch(args, axes, *, config, wrt):
-    operands, residuals = _layouts(config)
-    given = [*_picked(wrt), *operands, _ROWS, *residuals]
-    return _bind_batched(tangent_p, args, axes, given, [_ROWS, _STATE, _STATE], False, dict(config=config, wrt=wrt))
-
-
-def _vjp_batch(args, axes, *, config, wrt):
-    operands, residuals = _layouts(config)
-    given = [_ROWS, _STATE, _STATE, *operands, _ROWS, *residuals]
-    # A weight gradient per example is asked for here: whoever wanted their sum was batched before the transpose.
-    return _bind_batched(vjp_p, args, axes, given, _picked(wrt), any(wrt[:3]), dict(config=config, wrt=wrt))
 
 
 def _run_avals(*operands, config, keep):
@@ -592,7 +574,7 @@ def _run_avals(*operands, config, keep):
     (T, G, B, _), H, wide = xs.shape, w_h.shape[1], c0.dtype
     out = [((T, G, B, H), config.stored), (c0.shape, wide), (c0.shape, wide)]
     if keep and config.residuals == "gates":
-        out += [((T, G, B, 4, H), wide), ((T, G, B, H), wide)]
+        out += [((T, G, B, 4 * H), wide), ((T, G, B, H), wide)]
     if keep and config.residuals == "outputs":
         out += [((-(-T // config.chunk), G, B, H), wide)]
     return [ShapedArray(shape, dtype) for shape, dtype in out]
@@ -608,20 +590,24 @@ def _vjp_avals(*operands, config, wrt):
     return [ShapedArray(a.shape, a.dtype) for a, wanted in zip(operands[3:9], wrt, strict=True) if wanted]
 
 
-def _primitive(name, function, static, avals, jvp, batch):
-    """A primitive that lowers to `function`; run outside of jit, it is jitted once per `config`."""
+def _primitive(name, function, static, layouts, avals):
+    """A primitive that lowers to `function` over groups; outside of jit it is jitted once per static parameters."""
+
+    def lowered(*args, **params):
+        return _grouped(partial(function, **params), *layouts(**params))(*args)
+
     primitive = Primitive(name)
     primitive.multiple_results = True
     primitive.def_abstract_eval(avals)
-    primitive.def_impl(jax.jit(function, static_argnames=("config", static)))
-    mlir.register_lowering(primitive, mlir.lower_fun(function, multiple_results=True))
-    batching.primitive_batchers[primitive] = batch
-    if jvp is not None:
-        ad.primitive_jvps[primitive] = jvp
+    primitive.def_impl(jax.jit(lowered, static_argnames=("config", static)))
+    mlir.register_lowering(primitive, mlir.lower_fun(lowered, multiple_results=True))
+    batching.primitive_batchers[primitive] = partial(_batch, primitive, layouts)
     return primitive
 
 
-run_p = _primitive("lstm", forward, "keep", _run_avals, _run_jvp, _run_batch)
-tangent_p = _primitive("lstm_tangent", tangent, "wrt", _tangent_avals, None, _tangent_batch)
-vjp_p = _primitive("lstm_vjp", backward, "wrt", _vjp_avals, _vjp_jvp, _vjp_batch)
+run_p = _primitive("lstm", forward, "keep", _run_layouts, _run_avals)
+tangent_p = _primitive("lstm_tangent", tangent, "wrt", _tangent_layouts, _tangent_avals)
+vjp_p = _primitive("lstm_vjp", backward, "wrt", _vjp_layouts, _vjp_avals)
+ad.primitive_jvps[run_p] = _run_jvp
+ad.primitive_jvps[vjp_p] = _vjp_jvp
 ad.primitive_transposes[tangent_p] = _tangent_transpose
