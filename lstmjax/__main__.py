@@ -1,0 +1,161 @@
+"""The command line: `python -m lstmjax train | predict | evaluate`, also installed as `lstmjax`."""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from lstmjax import baselines, classify, metrics
+
+SENTENCES = ("Not the disaster I feared: it works, and quietly.", "说好的三天送到，结果等了半个月，再也不买了。")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status is 0, or 2 for what the caller can mend."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        return options.run(options)
+    except (ValueError, TypeError, OSError, ImportError, FloatingPointError) as error:
+        print(f"lstmjax {options.command}: {error}", file=sys.stderr)
+        return 2
+
+
+def train(options: argparse.Namespace) -> int:
+    """Train a text classifier, compare it on test data, save it."""
+    console = Console()
+    recipe = _recipe(options)
+    if options.data is None:
+        training, dev, test = (classify.sample(part) for part in ("train", "dev", "test"))
+        console.print("Data: the embedded sample of reviews, half English, half Chinese", highlight=False)
+    else:
+        training, dev, test = _splits(options, recipe.seed)
+    console.print(f"train {len(training):,}, dev {len(dev):,}, test {len(test):,} records", highlight=False)
+    began = time.perf_counter()
+    model, fitted = classify.fit(training, dev, recipe, console)
+    seconds = time.perf_counter() - began
+    if fitted.best_epoch == 0:
+        console.print("Stopped before the first epoch was finished: nothing to save.")
+        return 130
+    stopped = "Stopped by Ctrl-C; kept" if fitted.interrupted else "Kept"
+    console.print(
+        f"{stopped} epoch {fitted.best_epoch} of {len(fitted.history)}, after {seconds:.1f} s", highlight=False
+    )
+    _compare(console, model, training, test)
+    folder = classify.save(model, options.out)
+    console.print(f"Saved to {folder}/", highlight=False)
+    if options.data is None:
+        _print_predictions(console, model, SENTENCES)
+    return 130 if fitted.interrupted else 0
+
+
+def predict(options: argparse.Namespace) -> int:
+    """Label texts given as arguments, or line by line from standard input: `label TAB probability TAB text`."""
+    model = classify.load(options.model)
+    texts = options.text or [line.rstrip("\n") for line in sys.stdin if line.strip()]
+    for words, row in zip(texts, classify.predict(model, texts), strict=True):
+        print(f"{model.labels[row.argmax()]}\t{row.max():.4f}\t{words}")
+    return 0
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    """Measure a model on a file of records."""
+    found = classify.evaluate(classify.load(options.model), classify.read(options.data))
+    if options.json:
+        print(json.dumps(found, ensure_ascii=False))
+        return 0
+    console = Console()
+    console.print(
+        f"{found['records']:,} records, accuracy {found['accuracy']:.4f}, macro F1 {found['macro_f1']:.4f}",
+        highlight=False,
+    )
+    table = Table("label", "F1", *(f"as {label}" for label in found["f1"]))
+    for (label, f1), row in zip(found["f1"].items(), found["confusion"], strict=True):
+        table.add_row(label, f"{f1:.4f}", *map(str, row))
+    console.print(table)
+    return 0
+
+
+def _splits(options, seed):
+    """Train, dev and test records of the files given; what is not given is split off at random."""
+    records = classify.read(options.data)
+    if options.dev and options.test:
+        return records, classify.read(options.dev), classify.read(options.test)
+    training, dev, test = classify.split(records, seed)
+    if options.dev:
+        training, dev = training + dev, classify.read(options.dev)
+    if options.test:
+        training, test = training + test, classify.read(options.test)
+    return training, dev, test
+
+
+def _compare(console, model, training, test):
+    """The test accuracy beside what it has to beat."""
+    table = Table("test accuracy", "")
+    table.add_row(f"{model.recipe.cell.upper()} classifier", f"{classify.evaluate(model, test)['accuracy']:.4f}")
+    try:
+        table.add_row("TF-IDF + logistic regression", f"{baselines.tfidf(training, test):.4f}")
+    except ImportError as error:
+        table.add_row("TF-IDF + logistic regression", str(error))
+    _, labels = np.unique([label for _, label in test], return_inverse=True)
+    table.add_row("majority class", f"{metrics.majority(labels):.4f}")
+    console.print(table)
+
+
+def _print_predictions(console, model, texts):
+    for words, row in zip(texts, classify.predict(model, texts), strict=True):
+        console.print(f"{model.labels[row.argmax()]} ({row.max():.2f}): {words}", highlight=False)
+
+
+def _recipe(options):
+    given = {
+        name: value for name, value in vars(options).items() if name in classify.Recipe._fields and value is not None
+    }
+    return classify.Recipe(**given)
+
+
+def _parser():
+    parser = argparse.ArgumentParser(prog="lstmjax", description="LSTMs for JAX: train and use a text classifier.")
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    command = commands.add_parser("train", help="train a text classifier; with no argument, on the embedded sample")
+    command.set_defaults(run=train)
+    command.add_argument("--data", metavar="FILE", help="records, one a line: text TAB label")
+    command.add_argument("--dev", metavar="FILE", help="records to choose the best epoch by (default: 10 %% of --data)")
+    command.add_argument("--test", metavar="FILE", help="records to measure on (default: 10 %% of --data)")
+    command.add_argument(
+        "--out", metavar="DIR", default="runs/model", help="folder of the model (default: %(default)s)"
+    )
+    for name, default in classify.Recipe()._asdict().items():
+        flag = "--" + name.replace("_", "-")
+        if isinstance(default, bool):
+            command.add_argument(flag, action=argparse.BooleanOptionalAction, help=f"(default: {default})")
+        elif isinstance(default, tuple):
+            command.add_argument(flag, type=_widths, metavar="H,...", help=f"(default: {','.join(map(str, default))})")
+        else:
+            command.add_argument(flag, type=type(default), metavar=type(default).__name__, help=f"(default: {default})")
+
+    command = commands.add_parser("predict", help="label texts")
+    command.set_defaults(run=predict)
+    command.add_argument("--model", metavar="DIR", required=True)
+    command.add_argument("text", nargs="*", help="texts; none: lines of standard input")
+
+    command = commands.add_parser("evaluate", help="measure a model on a file of records")
+    command.set_defaults(run=evaluate)
+    command.add_argument("--model", metavar="DIR", required=True)
+    command.add_argument("--data", metavar="FILE", required=True, help="records, one a line: text TAB label")
+    command.add_argument("--json", action="store_true", help="print JSON")
+    return parser
+
+
+def _widths(given):
+    return tuple(int(width) for width in given.split(","))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

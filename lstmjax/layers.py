@@ -1,0 +1,120 @@
+"""What stands around a recurrent layer: linear, embedding, dropout, attention. Params first, axes as in `cells`."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from lstmjax import checks
+
+Array = jax.Array
+
+
+class Linear(NamedTuple):
+    """Weights of a linear layer."""
+
+    w: Array  # [D, K]
+    b: Array  # [K]
+
+
+def init_linear(key: Array, inputs: int, outputs: int, dtype: DTypeLike = jnp.float32) -> Linear:
+    """Glorot-uniform weights and a bias of zeros.
+
+    >>> init_linear(jax.random.key(0), 3, 2).w.shape
+    (3, 2)
+    """
+    shape = checks.size("inputs", inputs), checks.size("outputs", outputs)
+    return Linear(jax.nn.initializers.glorot_uniform()(key, shape, dtype), jnp.zeros(outputs, dtype))
+
+
+def linear(params: Linear, x: Array) -> Array:
+    """x w + b: [..., D] to [..., K].
+
+    >>> linear(Linear(jnp.ones((3, 2)), jnp.zeros(2)), jnp.ones(3)).tolist()
+    [3.0, 3.0]
+    """
+    return x @ params.w + jax.lax.expand_dims(params.b, range(x.ndim - 1))
+
+
+def init_embedding(key: Array, vocabulary: int, features: int, dtype: DTypeLike = jnp.float32) -> Array:
+    """A table [V, E] of normal entries of variance 1/E; the row of padding, 0, is zero.
+
+    >>> init_embedding(jax.random.key(0), 10, 4)[0].tolist()
+    [0.0, 0.0, 0.0, 0.0]
+    """
+    shape = checks.size("vocabulary", vocabulary), checks.size("features", features)
+    table = jax.random.normal(key, shape, dtype) * features**-0.5
+    return table.at[0].set(0)
+
+
+def embed(table: Array, ids: Array) -> Array:
+    """The rows of `ids` int [...], as [..., E].
+
+    Raises:
+      TypeError: ids that are no ints. ValueError: concrete ids outside [0, V); under tracing their rows are NaN.
+
+    >>> embed(jnp.eye(3), jnp.array([2, 0])).tolist()
+    [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]
+    """
+    check_ids("ids", ids, len(table))
+    # Negative ids would count from the end: they are sent past it, where take fills in NaN.
+    return jnp.take(table, jnp.where(ids < 0, len(table), ids), axis=0, mode="fill", fill_value=jnp.nan)
+
+
+def check_ids(name: str, ids: Array, size: int) -> None:
+    """Refuse ids that are no ints, or concrete ones outside [0, size)."""
+    if not checks.is_array(ids) or not jnp.issubdtype(ids.dtype, jnp.integer):
+        raise TypeError(f"{name} should be an array of ints, got {checks.show(ids)}")
+    if checks.is_concrete(ids) and ids.size and not (int(ids.min()) >= 0 and int(ids.max()) < size):
+        raise ValueError(f"{name} should lie in [0, {size}), got values from {int(ids.min())} to {int(ids.max())}")
+
+
+def dropout(key: Array | None, rate: float, x: Array) -> Array:
+    """`x` with entries set to 0 with probability `rate` and the others scaled by 1 / (1 - rate); as it is without key.
+
+    Raises:
+      ValueError: a rate outside [0, 1).
+
+    Reference: Srivastava et al. 2014, section 4.
+
+    >>> dropout(None, 0.5, jnp.ones(2)).tolist()
+    [1.0, 1.0]
+    """
+    check_rate("rate", rate)
+    if key is None or rate == 0:
+        return x
+    kept = jax.random.bernoulli(key, 1 - rate, x.shape)
+    return jnp.where(kept, x / (1 - rate), 0)
+
+
+def check_rate(name: str, rate: float) -> None:
+    """Refuse what is no probability below 1."""
+    if isinstance(rate, bool) or not isinstance(rate, int | float):
+        raise TypeError(f"{name} should be a float in [0, 1), got {checks.show(rate)}")
+    if not 0 <= rate < 1:
+        raise ValueError(f"{name} should be a float in [0, 1), got {rate}")
+
+
+def attend(query: Array, xs: Array, valid: Array) -> tuple[Array, Array]:
+    """The mean of steps weighted by a learnt query.
+
+        a = softmax_t(tanh(x_t) . query),   y = sum_t a_t x_t
+
+    Args:
+      query: [H].
+      xs: [T, H].
+      valid: bool [T]; the weights of other steps are 0. With no valid step, y is 0.
+
+    Returns:
+      y [H] and the weights [T].
+
+    Reference: Zhou et al. 2016, eqs. 9 to 11.
+
+    >>> attend(jnp.zeros(2), jnp.array([[1.0, 0], [3, 0]]), jnp.array([True, True]))[0].tolist()
+    [2.0, 0.0]
+    """
+    scores = jnp.where(valid, jnp.tanh(xs) @ query, -jnp.inf)
+    weights = jnp.exp(scores - jax.lax.stop_gradient(jnp.max(scores, initial=-1e30)))
+    weights = weights / jnp.maximum(weights.sum(), jnp.finfo(weights.dtype).tiny)
+    return weights @ jnp.where(valid[:, None], xs, 0), weights

@@ -1,0 +1,79 @@
+"""Losses over examples and steps, each averaged with weights, so that padding counts for nothing."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lstmjax import checks
+
+Array = jax.Array
+
+
+def cross_entropy(logits: Array, labels: Array, weights: Array | None = None, *, smoothing: float = 0.0) -> Array:
+    """The mean of -log p(label) over classes K.
+
+    Args:
+      logits: [..., K].
+      labels: int [...].
+      weights: [...]; 0 leaves an example or a step out. None: all 1.
+      smoothing: e; the target is 1 - e on the label plus e / K everywhere (Szegedy et al. 2016, section 7).
+
+    Returns:
+      A scalar; 0 if all weights are 0.
+
+    Raises:
+      TypeError: labels that are no ints. ValueError: shapes that do not fit, or concrete labels outside [0, K); under
+        tracing such a label gives NaN.
+
+    >>> round(float(cross_entropy(jnp.zeros((2, 4)), jnp.array([0, 3]))), 4)
+    1.3863
+    """
+    classes = logits.shape[-1]
+    _check_targets(logits.shape[:-1], labels, weights)
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise TypeError(f"labels should be an array of ints, got {checks.show(labels)}")
+    if checks.is_concrete(labels) and labels.size and not (int(labels.min()) >= 0 and int(labels.max()) < classes):
+        raise ValueError(f"labels should lie in [0, {classes}), got {int(labels.min())} to {int(labels.max())}")
+    if not 0 <= smoothing < 1:
+        raise ValueError(f"smoothing should be a float in [0, 1), got {smoothing}")
+    targets = optax.smooth_labels(jax.nn.one_hot(labels, classes, dtype=logits.dtype), smoothing)
+    losses = optax.softmax_cross_entropy(logits, targets)
+    outside = (labels < 0) | (labels >= classes)
+    return _mean(jnp.where(outside, jnp.nan, losses), weights)
+
+
+def binary_cross_entropy(logits: Array, labels: Array, weights: Array | None = None) -> Array:
+    """The mean of -y log s - (1 - y) log(1 - s), s = sigmoid(logit).
+
+    Args:
+      logits: [...].
+      labels: [...], 0 or 1, or probabilities between.
+      weights: [...]; None: all 1.
+
+    Raises:
+      ValueError: shapes that do not fit.
+
+    >>> round(float(binary_cross_entropy(jnp.zeros(2), jnp.array([0.0, 1.0]))), 4)
+    0.6931
+    """
+    _check_targets(logits.shape, labels, weights)
+    return _mean(optax.sigmoid_binary_cross_entropy(logits, labels.astype(logits.dtype)), weights)
+
+
+def _check_targets(shape, labels, weights):
+    for name, array in (("labels", labels), ("weights", weights)):
+        if array is None and name == "weights":
+            continue
+        if not checks.is_array(array):
+            raise TypeError(f"{name} should be an array of shape {shape}, got {checks.show(array)}")
+        if array.shape != shape:
+            raise ValueError(f"{name} should have shape {shape} to fit the logits, got {array.shape}")
+
+
+def _mean(losses, weights):
+    if weights is None:
+        return losses.sum() / max(losses.size, 1)
+    weights = weights.astype(losses.dtype)
+    total = weights.sum()
+    # where, not a product: 0 * NaN of a left-out step would spoil the rest.
+    return jnp.where(weights == 0, 0, losses * weights).sum() / jnp.where(total == 0, 1, total)

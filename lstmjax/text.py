@@ -1,0 +1,231 @@
+"""Text to numbers: tokenise, count a vocabulary, encode, pad, bucket. NumPy only."""
+
+import json
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+
+PAD, UNK = 0, 1  # the ids of padding and of unknown words, in every vocabulary
+
+# Scripts written without spaces are cut into characters; a BMP scan finds the combining marks that \w leaves out.
+_SINGLE = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+_MARKS = "".join(c for c in map(chr, range(0x300, 0x3000)) if unicodedata.category(c).startswith("M"))
+_TOKEN = re.compile(
+    f"[{_SINGLE}]|(?:(?![{_SINGLE}])[\\w{_MARKS}])+(?:['’](?:(?![{_SINGLE}])[\\w{_MARKS}])+)*|[^\\w\\s]"
+)
+
+
+def tokenise(text: str) -> list[str]:
+    """Words, numbers and punctuation marks; Chinese characters and Japanese kana one by one.
+
+    The text is brought to Unicode's NFKC form (full-width marks become plain) and lower case.
+
+    Raises:
+      TypeError: `text` that is no str.
+
+    Reference: Unicode Standard Annex 15 (normal forms).
+
+    >>> tokenise("It isn't bad, 真的不错!")
+    ['it', "isn't", 'bad', ',', '真', '的', '不', '错', '!']
+    """
+    if not isinstance(text, str):
+        raise TypeError(f"text should be a str, got {type(text).__name__}")
+    return _TOKEN.findall(unicodedata.normalize("NFKC", text).lower().replace("’", "'"))
+
+
+class Vocabulary:
+    """Words and their ids: 0 is padding, 1 is any unknown word, the rest as given.
+
+    Args:
+      words: without the two specials, each once.
+
+    Raises:
+      TypeError, ValueError: a word that is no str, is empty, or comes twice.
+
+    >>> vocabulary = Vocabulary.count([["to", "be"], ["not", "to", "be"]], min_count=2)
+    >>> len(vocabulary), vocabulary.encode(["to", "be", "or"])
+    (4, array([3, 2, 1], dtype=int32))
+    """
+
+    def __init__(self, words: Iterable[str]):
+        self.words = tuple(words)
+        for word in self.words:
+            if not isinstance(word, str):
+                raise TypeError(f"words should be strings, got {type(word).__name__} {word!r}")
+        twice = [word for word, n in Counter(self.words).items() if n > 1 or not word]
+        if twice:
+            raise ValueError(f"words should be distinct and not empty, got {twice[0]!r} wrongly")
+
+    @classmethod
+    def count(cls, texts: Iterable[Sequence[str]], *, size: int | None = None, min_count: int = 1) -> "Vocabulary":
+        """The words of tokenised texts that occur at least `min_count` times, most frequent first, at most `size` of
+        them with the two specials; ties in the order of the alphabet, so that the same texts give the same ids."""
+        if min_count < 1:
+            raise ValueError(f"min_count should be at least 1, got {min_count}")
+        if size is not None and size < 2:
+            raise ValueError(f"size should be at least 2, for padding and unknown words, got {size}")
+        counts = Counter(word for tokens in texts for word in tokens)
+        words = sorted((w for w, n in counts.items() if n >= min_count), key=lambda w: (-counts[w], w))
+        return cls(words if size is None else words[: size - 2])
+
+    def __len__(self) -> int:
+        return len(self.words) + 2
+
+    @cached_property
+    def index(self) -> dict[str, int]:
+        """The id of each word."""
+        return {word: i for i, word in enumerate(self.words, start=2)}
+
+    def encode(self, tokens: Sequence[str]) -> np.ndarray:
+        """int32 [T], unknown words as `UNK`."""
+        return np.array([self.index.get(token, UNK) for token in tokens], np.int32)
+
+    def decode(self, ids: Sequence[int]) -> list[str]:
+        """The words of ids, `<pad>` and `<unk>` for the specials."""
+        names = ("<pad>", "<unk>", *self.words)
+        for i in ids:
+            if not 0 <= i < len(names):
+                raise ValueError(f"ids should lie in [0, {len(names)}), got {i}")
+        return [names[i] for i in ids]
+
+    def to_json(self) -> str:
+        """All of it as JSON text."""
+        return json.dumps({"words": self.words}, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Vocabulary":
+        """What `to_json` gave."""
+        return cls(json.loads(text)["words"])
+
+
+def pad(sequences: Sequence[np.ndarray], length: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Sequences of ids as one array, padded at the end.
+
+    Args:
+      sequences: int arrays [T_k].
+      length: T of the result; None is the longest. Longer sequences are cut.
+
+    Returns:
+      ids int32 [B, T] and lengths int32 [B].
+
+    Raises:
+      ValueError: a negative `length`.
+
+    >>> pad([np.array([5, 6, 7]), np.array([8])])
+    (array([[5, 6, 7], [8, 0, 0]], dtype=int32), array([3, 1], dtype=int32))
+    """
+    if length is None:
+        length = max((len(s) for s in sequences), default=0)
+    if length < 0:
+        raise ValueError(f"length should not be negative, got {length}")
+    ids = np.full((len(sequences), length), PAD, np.int32)
+    lengths = np.minimum([len(s) for s in sequences], length).astype(np.int32)
+    for row, sequence, n in zip(ids, sequences, lengths, strict=True):
+        row[:n] = sequence[:n]
+    return ids, lengths
+
+
+class Bucket(NamedTuple):
+    """A batch to be: which sequences, and the length to pad them to."""
+
+    rows: np.ndarray  # int [n], n at most the batch size
+    length: int
+
+
+def bounds(lengths: Sequence[int], buckets: int) -> np.ndarray:
+    """Lengths to pad to, so that about as many sequences fall in each of at most `buckets`: int [k], rising.
+
+    Raises:
+      ValueError: no lengths, or fewer than one bucket.
+    """
+    if len(lengths) == 0:
+        raise ValueError("lengths should hold at least one length, got none")
+    if buckets < 1:
+        raise ValueError(f"buckets should be at least 1, got {buckets}")
+    quantiles = np.quantile(lengths, np.linspace(0, 1, buckets + 1)[1:], method="higher")
+    return np.unique(np.maximum(quantiles, 1)).astype(int)
+
+
+def bucket(
+    lengths: Sequence[int], batch_size: int, bounds: Sequence[int], rng: np.random.Generator | None = None
+) -> list[Bucket]:
+    """Batches of sequences of like length: each bucket cut into batches of `batch_size`, the last of each smaller.
+
+    Args:
+      lengths: of all sequences; one longer than the last bound goes into the last bucket, to be cut.
+      batch_size: sequences in a batch.
+      bounds: rising lengths to pad to.
+      rng: shuffles within buckets and the order of batches; None keeps the order given.
+
+    Raises:
+      ValueError: a batch size below 1, bounds that do not rise.
+
+    >>> [b.rows.tolist() for b in bucket([1, 9, 2, 8, 3], batch_size=2, bounds=[4, 9])]
+    [[0, 2], [4], [1, 3]]
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size should be at least 1, got {batch_size}")
+    if len(bounds) == 0 or np.any(np.diff(bounds) <= 0):
+        raise ValueError(f"bounds should be rising lengths, got {list(bounds)}")
+    place = np.minimum(np.searchsorted(bounds, lengths), len(bounds) - 1)
+    batches = []
+    for k, length in enumerate(bounds):
+        rows = np.flatnonzero(place == k)
+        if rng is not None:
+            rng.shuffle(rows)
+        batches += [Bucket(rows[n : n + batch_size], int(length)) for n in range(0, len(rows), batch_size)]
+    if rng is not None:
+        rng.shuffle(batches)  # type: ignore[arg-type]
+    return batches
+
+
+class BPE:
+    """Subwords by byte-pair encoding. Needs the `text` extra (the `tokenizers` package).
+
+    Args:
+      tokenizer: a `tokenizers.Tokenizer`.
+
+    Reference: Sennrich et al. 2016.
+    """
+
+    def __init__(self, tokenizer: Any):
+        self.tokenizer = tokenizer
+
+    @classmethod
+    def train(cls, texts: Iterable[str], size: int) -> "BPE":
+        """Learn at most `size` subwords from `texts`."""
+        library = _tokenizers()
+        tokenizer = library.Tokenizer(library.models.BPE(unk_token="<unk>"))
+        tokenizer.normalizer = library.normalizers.Sequence(
+            [library.normalizers.NFKC(), library.normalizers.Lowercase()]
+        )
+        tokenizer.pre_tokenizer = library.pre_tokenizers.Metaspace()
+        trainer = library.trainers.BpeTrainer(vocab_size=size, special_tokens=["<unk>"], show_progress=False)
+        tokenizer.train_from_iterator(texts, trainer)
+        return cls(tokenizer)
+
+    def tokenise(self, text: str) -> list[str]:
+        """The subwords of `text`; a subword that begins a word begins with a low line."""
+        return self.tokenizer.encode(text).tokens
+
+    def to_json(self) -> str:
+        """All of it as JSON text."""
+        return self.tokenizer.to_str()
+
+    @classmethod
+    def from_json(cls, text: str) -> "BPE":
+        """What `to_json` gave."""
+        return cls(_tokenizers().Tokenizer.from_str(text))
+
+
+def _tokenizers():
+    try:
+        import tokenizers
+    except ImportError as error:
+        raise ImportError("byte-pair encoding needs the tokenizers package: pip install 'lstmjax[text]'") from error
+    return tokenizers
