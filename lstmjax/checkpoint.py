@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import safetensors
 import safetensors.flax
 
 FORMAT = 1
@@ -36,7 +38,7 @@ def save(folder: str | Path, params: Any, about: dict[str, Any]) -> Path:
     for name, array in arrays.items():
         if not np.isfinite(np.asarray(array, np.float64)).all():
             raise ValueError(f"{name} holds values that are not finite: not saved")
-    weights = safetensors.flax.save(arrays)
+    weights = safetensors.flax.save({name: jnp.asarray(array) for name, array in arrays.items()})
     record = {
         "format": FORMAT,
         "about": about,
@@ -90,7 +92,7 @@ def load(folder: str | Path, template: Callable[[dict[str, Any]], Any]) -> tuple
         raise FileNotFoundError(f"{folder} has no {WEIGHTS}: the model is not complete") from None
     if hashlib.sha256(content).hexdigest() != record["sha256"]:
         raise ValueError(f"{folder / WEIGHTS} is not what was saved: it was cut or changed (its sha256 differs)")
-    arrays = safetensors.flax.load(content)
+    arrays = _from_bytes(content)
     shapes = template(record["about"])
     wanted = _named(shapes)
     for name in sorted(wanted.keys() - arrays.keys()):
@@ -125,6 +127,24 @@ def _named(tree):
     """{"layers.0.forward.w_x": array} in the order of the leaves."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+
+
+# safetensors' own names of dtypes, which numpy has no bfloat16 among.
+_DTYPES = {
+    **{f"F{n}": f"float{n}" for n in (16, 32, 64)},
+    **{f"{sign}{n}": f"{'u' * (sign == 'U')}int{n}" for sign in "IU" for n in (8, 16, 32, 64)},
+    "BF16": "bfloat16",
+    "BOOL": "bool",
+}
+
+
+def _from_bytes(content):
+    # safetensors.flax.load goes through NumPy, which knows no bfloat16.
+    arrays = {}
+    for name, part in safetensors.deserialize(content):
+        array = np.frombuffer(part["data"], jnp.dtype(_DTYPES[part["dtype"]])).reshape(part["shape"])
+        arrays[name] = jnp.asarray(array)
+    return arrays
 
 
 def _kind(array):

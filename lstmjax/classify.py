@@ -109,13 +109,13 @@ def split(records: Sequence[Record], seed: int) -> tuple[list[Record], list[Reco
 
 
 def fit(
-    training: Sequence[Record], dev: Sequence[Record], recipe: Recipe = Recipe(), console: Console | None = None
+    training: Sequence[Record], dev: Sequence[Record], recipe: Recipe | None = None, console: Console | None = None
 ) -> tuple[Model, train.Fitted]:
     """Train a classifier; the epoch that is best on dev is kept.
 
     Args:
       training, dev: records.
-      recipe: see `Recipe`.
+      recipe: see `Recipe`; None is `Recipe()`.
       console: where progress is shown; None is quiet.
 
     Returns:
@@ -125,6 +125,7 @@ def fit(
       ValueError: no records, fewer than two classes in `training`, a label of `dev` that `training` lacks, or a
         recipe that makes no sense; it names what.
     """
+    recipe = recipe or Recipe()
     _check_recipe(recipe)
     labels = tuple(sorted({label for _, label in training}))
     if len(labels) < 2:

@@ -36,7 +36,8 @@ class Fitted(NamedTuple):
 
 def init_state(params: Any, optimizer: optax.GradientTransformation, key: Array) -> State:
     """The state before the first step."""
-    return State(params, optimizer.init(params), key, jnp.int32(0))
+    with jax.numpy_dtype_promotion("standard"):
+        return State(params, optimizer.init(params), key, jnp.int32(0))
 
 
 def make_step(
@@ -60,8 +61,10 @@ def make_step(
     def step(state: State, batch: Any) -> tuple[State, Array]:
         key = jax.random.fold_in(state.key, state.step)
         value, gradients = jax.value_and_grad(loss)(state.params, batch, key)
-        updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
-        params = optax.apply_updates(state.params, updates)
+        # optax counts on promotion, also where a caller has set JAX to be strict about it.
+        with jax.numpy_dtype_promotion("standard"):
+            updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
+            params = optax.apply_updates(state.params, updates)
         return State(params, optimizer_state, state.key, state.step + 1), value
 
     return step

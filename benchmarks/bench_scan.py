@@ -1,0 +1,370 @@
+"""LSTM layers over time, ours and others': first whether they are right, then how long they take.
+
+    python benchmarks/bench_scan.py                                      # five shapes, every implementation, < 90 s
+    python benchmarks/bench_scan.py --grid cpu --against flax-linen torch --json rows.json
+    python benchmarks/bench_scan.py --shape 100,32,256,256 256,64,256,256,bidirectional --mode train
+
+All implementations get the same weights, inputs and initial states. Outputs and all gradients are compared with a
+float64 reference, and one that is wrong is not timed. A ratio above 1 says that ours is faster.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+import cases
+import jax
+import timing
+from rich.console import Console
+from rich.table import Table
+from rivals import REFERENCE, RIVALS, absence
+
+# Largest error let through. Roundings add up over time and batch to some ten units of roundoff (6e-8, 5e-4 and 4e-3),
+# while a swapped pair of gates or a forgotten bias is off by 0.5 and more; the bounds lie between. On a GPU float32
+# products are TF32 by default, for JAX and for torch, which has the roundoff of float16.
+BOUNDS = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
+BOUND_TF32 = 2e-2
+
+MODES = ("forward", "train")
+
+# Of timing for a shape and mode, beside compiling: what the quick grid can spend within its 90 s, and what is calm.
+SECONDS = {"quick": 1.5, "calm": 8.0}
+
+# Share of the cores in other hands from which on times mislead: when a neighbour holds one core, the thread on the
+# other waits for it at every step, and torch's threads spin while they wait.
+BUSY = 0.05
+
+
+COLUMNS = ("implementation", "ms", "ratio to ours (◀ lost)", "95 %", "of peak", "error", "compile s", "temp MiB")
+MEAN_COLUMNS = ("against", "mode", "dtype", "geometric mean of ratios", "wins", "losses")
+
+
+class Row(NamedTuple):
+    """One implementation on one shape."""
+
+    impl: str
+    T: int
+    B: int
+    D: int
+    H: int
+    variant: str
+    mode: str
+    dtype: str
+    ms: float  # median
+    ratio: float  # to ours: the median of ms / our ms of the same round; above 1 we are faster
+    ratio_low: float  # and its 95 % interval
+    ratio_high: float
+    rounds: int
+    error: float
+    compile_s: float | None
+    temp_bytes: int | None
+    gflops: float  # per second, of the matrix products
+    peak_share: float  # of the speed of a large GEMM in the same rounds
+
+
+class Mean(NamedTuple):
+    """One implementation over all shapes."""
+
+    impl: str
+    mode: str
+    dtype: str
+    geometric_mean: float  # of the ratios
+    wins: int  # shapes where we are faster
+    losses: int
+
+
+class Report(NamedTuple):
+    """All that a run of this benchmark has to say."""
+
+    machine: dict
+    absent: dict[str, list[str]]  # by implementation, why it was left out of all shapes or of some
+    failures: list[str]
+    rows: list[Row]
+    means: list[Mean]
+
+
+def main() -> int:
+    """Run what the command line asks for; 1 if an implementation was wrong or could not run."""
+    args = _arguments()
+    # Else JAX takes most of a GPU's memory for itself and leaves torch none.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    started, cpu = time.perf_counter(), timing.cpu_seconds()
+    report = Report(_machine(), {}, [], [], [])
+    for dtype in args.dtype:
+        for case in args.shape or cases.GRIDS[args.grid]:
+            rows = _run(case, dtype, args, report)
+            report.rows.extend(rows)
+            _progress("")
+            if not args.markdown:
+                _print_rows(console, rows)
+    report.means.extend(_means(report.rows))
+    report.machine["seconds"] = round(time.perf_counter() - started, 1)
+    report.machine["cpu_taken_by_others"] = _others(cpu, report.machine["seconds"])
+    if args.markdown:
+        print(_markdown(report))
+    else:
+        _print_means(console, report)
+    if args.json:
+        args.json.write_text(json.dumps(_plain(report), indent=1) + "\n")
+    if args.plot:
+        _plot(report, args.plot)
+    for failure in report.failures:
+        print(f"FAILED: {failure}", file=sys.stderr)
+    return 1 if report.failures else 0
+
+
+def _arguments():
+    others = [name for name in RIVALS if name != REFERENCE]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--grid", choices=cases.GRIDS, default="quick", help="a set of shapes (default: quick)")
+    parser.add_argument("--shape", nargs="+", metavar="T,B,D,H[,VARIANT]", help="these shapes instead of a grid")
+    parser.add_argument("--against", nargs="+", metavar="NAME", default=others, help=f"of {', '.join(others)}")
+    parser.add_argument("--mode", nargs="+", choices=MODES, default=MODES, help="forward, or with all gradients")
+    parser.add_argument("--dtype", nargs="+", choices=BOUNDS, default=["float32"], help="of the matrix products")
+    parser.add_argument("--seconds", type=float, help="of timing for each shape and mode, 15 rounds at least")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all rows and the machine")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the ratios")
+    parser.add_argument("--markdown", action="store_true", help="print Markdown instead of tables")
+    args = parser.parse_args()
+    for name in ("shape", "against", "mode", "dtype"):
+        setattr(args, name, list(dict.fromkeys(getattr(args, name) or [])))
+    unknown = [name for name in args.against if name not in others]
+    if unknown:
+        parser.error(f"--against knows {', '.join(others)}; got {', '.join(unknown)}")
+    try:
+        args.shape = [cases.parse(text) for text in args.shape]
+    except ValueError as problem:
+        parser.error(str(problem))
+    for path in (args.json, args.plot):
+        if path and not path.parent.is_dir():
+            parser.error(f"there is no folder {path.parent} for {path.name}")
+    if args.plot and find_spec("matplotlib") is None:
+        parser.error("--plot needs matplotlib")
+    if args.seconds is None:
+        args.seconds = SECONDS["quick" if args.grid == "quick" and not args.shape else "calm"]
+    return args
+
+
+def _run(case, dtype, args, report):
+    """The rows of one case, in both modes; what is absent or fails goes into `report`."""
+    problems = [cases.draw(case, seed) for seed in range(3)]
+    _progress(f"{case} {dtype}: float64 reference")
+    right = dict(zip(MODES, cases.reference(problems[0]), strict=True))
+    ready = {}
+    for name in [REFERENCE, *args.against]:
+        reason = absence(RIVALS[name], case, dtype)
+        if reason is not None:
+            reasons = report.absent.setdefault(name, [])
+            reasons.extend({reason} - set(reasons))
+            continue
+        _progress(f"{case} {dtype}: compiling and checking {name}")
+        try:
+            ready[name] = _prepare(name, case, dtype, args.mode, problems, right)
+        except Exception as problem:  # whatever a rival raises; the others still run
+            report.failures.append(f"{name} at {case} {dtype}: {type(problem).__name__}: {problem}")
+    if REFERENCE not in ready:
+        return []
+    rows, gemm = [], timing.gemm(dtype)
+    for mode in args.mode:
+        _progress(f"{case} {dtype}: timing {mode}")
+        calls = {name: compiled[mode].call for name, (_, compiled, _) in ready.items()} | {"gemm": gemm.call}
+        inputs = {name: operands for name, (operands, _, _) in ready.items()} | {"gemm": [gemm.operands]}
+        # OpenMP's threads spin for a while after a run of torch, on the cores the next one needs.
+        times = timing.interleave(calls, inputs, args.seconds, pause=0.003 if "torch" in calls else 0)
+        work = statistics.mean(cases.flops(case, mode, problem.lengths) for problem in problems)
+        for name, (_, compiled, errors) in ready.items():
+            ms, ratio = statistics.median(times[name]), timing.ratio(times[name], times[REFERENCE])
+            share = work / gemm.flops * timing.ratio(times["gemm"], times[name]).median
+            made = (errors[mode], compiled[mode].compile_s, compiled[mode].temp_bytes, work / ms / 1e6, share)
+            rows.append(Row(name, *case, mode, dtype, ms, *ratio, len(times[name]), *made))
+        peak = round(gemm.flops / min(times["gemm"]) / 1e6)
+        peaks = report.machine["gemm_peak_gflops"]
+        peaks[dtype] = max(peak, peaks.get(dtype, 0))
+    return rows
+
+
+def _prepare(name, case, dtype, modes, problems, right):
+    """Operands, and by mode what is compiled and its error; an error beyond the bound is an exception."""
+    implementation = RIVALS[name].build(case, dtype)
+    operands = [implementation.own(problem) for problem in problems]
+    compiled, errors = {}, {}
+    bound = BOUND_TF32 if dtype == "float32" and jax.default_backend() == "gpu" else BOUNDS[dtype]
+    for mode in modes:
+        function, read = implementation.forward, implementation.outputs
+        if mode == "train":
+            function, read = implementation.train, implementation.gradients
+        compiled[mode] = implementation.compile(function, *operands[0])
+        errors[mode] = cases.error(read(compiled[mode].call(*operands[0])), right[mode], problems[0])
+        if not errors[mode] <= bound:  # so that a NaN is wrong too
+            raise ArithmeticError(f"{mode} is off by {errors[mode]:.1e} of the reference, more than {bound:.0e}")
+    return operands, compiled, errors
+
+
+def _means(rows):
+    groups = {}
+    for row in rows:
+        if row.impl != REFERENCE:
+            groups.setdefault((row.impl, row.mode, row.dtype), []).append(row.ratio)
+    return [
+        Mean(*group, timing.geometric_mean(ratios), sum(r > 1 for r in ratios), sum(r <= 1 for r in ratios))
+        for group, ratios in groups.items()
+    ]
+
+
+def _machine():
+    versions = {}
+    for package in ("lstmjax", "jax", "jaxlib", "numpy", "flax", "equinox", "keras", "torch"):
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    return {
+        "cpu": _cpu(),
+        "device": jax.devices()[0].device_kind,
+        "threads": timing.threads(),  # XLA's; torch is given as many
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "environment": {name: os.environ[name] for name in ("XLA_FLAGS", "GLIBC_TUNABLES") if name in os.environ},
+        "versions": versions,
+        "gemm_peak_gflops": {},  # by dtype, as they are measured
+    }
+
+
+def _cpu():
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+def _others(before, seconds):
+    """The share of the cores that other processes had during the run."""
+    if before is None:
+        return None
+    everyone, own = (now - then for now, then in zip(timing.cpu_seconds(), before, strict=True))
+    return round(max(0.0, everyone - own) / (seconds * os.cpu_count()), 2)
+
+
+def _progress(doing):
+    """One line on a terminal, written over the last. No spinner: its thread would run while others are timed."""
+    if sys.stderr.isatty():
+        print(f"\r\x1b[K{doing}", end="", file=sys.stderr, flush=True)
+
+
+def _print_rows(console, rows):
+    for mode in dict.fromkeys(row.mode for row in rows):
+        block = [row for row in rows if row.mode == mode]
+        table = Table(
+            title=f"T,B,D,H = {_shape(block[0])}, {mode}, {block[0].dtype}", title_justify="left", title_style="bold"
+        )
+        for k, column in enumerate(COLUMNS):
+            table.add_column(column, justify="right" if k else "left")
+        for row in block:
+            table.add_row(*_cells(row), style="red" if row.ratio < 1 else "")
+        console.print(table)
+
+
+def _print_means(console, report):
+    table = Table(title="All shapes", title_justify="left", title_style="bold")
+    for k, column in enumerate(MEAN_COLUMNS):
+        table.add_column(column, justify="right" if k > 2 else "left")
+    for mean in report.means:
+        table.add_row(*_mean_cells(mean), style="red" if mean.geometric_mean < 1 else "")
+    console.print(table)
+    for remark in _remarks(report):
+        console.print(remark)
+
+
+def _markdown(report):
+    lines = [_pipes(*MEAN_COLUMNS), "|---|---|---|--:|--:|--:|"]
+    lines += [_pipes(*_mean_cells(mean)) for mean in report.means]
+    lines += ["", _pipes("T,B,D,H", "mode", "dtype", *COLUMNS), "|---|---|---|---" + "|--:" * (len(COLUMNS) - 1) + "|"]
+    lines += [_pipes(_shape(row), row.mode, row.dtype, *_cells(row)) for row in report.rows]
+    return "\n\n".join(["\n".join(lines), *_remarks(report)])
+
+
+def _remarks(report):
+    """What has to be said beside the tables."""
+    machine = report.machine
+    remarks = [f"Absent: {name} ({'; '.join(reasons)})." for name, reasons in report.absent.items()]
+    versions = ", ".join(f"{package} {version}" for package, version in machine["versions"].items())
+    peaks = ", ".join(f"{gflops} GFLOP/s {dtype}" for dtype, gflops in machine["gemm_peak_gflops"].items())
+    remarks += [
+        f"{machine['cpu']}, device {machine['device']}, {machine['threads']} threads each; GEMM peak {peaks}.",
+        f"Python {machine['python']}, {versions}.",
+        f"{machine['seconds']} s in all.",
+    ]
+    if (machine["cpu_taken_by_others"] or 0) > BUSY:
+        share = f"{100 * machine['cpu_taken_by_others']:.0f} %"
+        remarks.append(f"Other processes took {share} of the CPU: do not trust these times, run it again.")
+    return remarks
+
+
+def _plot(report, path):
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    groups = list(dict.fromkeys((row.mode, row.dtype) for row in report.rows))
+    names = list(dict.fromkeys(row.impl for row in report.rows if row.impl != REFERENCE))
+    shapes = list(dict.fromkeys(_shape(row) for row in report.rows))
+    if not groups or not names:
+        return
+    size = (max(7, 0.16 * len(shapes) * (len(names) + 2)), 3.2 * len(groups) + 0.8)
+    figure, axes = plt.subplots(len(groups), 1, figsize=size, sharex=True, squeeze=False, layout="constrained")
+    for axis, (mode, dtype) in zip(axes[:, 0], groups, strict=True):
+        for k, name in enumerate(names):
+            rows = [row for row in report.rows if (row.impl, row.mode, row.dtype) == (name, mode, dtype)]
+            places = [shapes.index(_shape(row)) + (k - (len(names) - 1) / 2) * 0.8 / len(names) for row in rows]
+            # Bars from 1, on a logarithmic axis: half and double are as far from it.
+            axis.bar(places, [row.ratio - 1 for row in rows], 0.8 / len(names), bottom=1, label=name)
+        axis.axhline(1, color="black", linewidth=0.8)
+        axis.set_yscale("log", base=2)
+        axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axis.set_ylabel("time / our time")
+        axis.set_title(f"{mode}, {dtype} (above 1: ours is faster)", loc="left")
+    axes[-1, 0].set_xticks(range(len(shapes)), shapes, rotation=30 if len(shapes) < 8 else 90, ha="right")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
+    figure.savefig(path, dpi=120)
+
+
+def _plain(report):
+    """The report in lists and dicts, for JSON."""
+    rows, means = ([item._asdict() for item in items] for items in (report.rows, report.means))
+    return report._asdict() | {"rows": rows, "means": means}
+
+
+def _cells(row):
+    """A row as text, under COLUMNS."""
+    compile_s = "" if row.compile_s is None else f"{row.compile_s:.2f}"
+    memory = "" if row.temp_bytes is None else f"{row.temp_bytes / 2**20:.1f}"
+    ratio = f"{row.ratio:.2f}" if row.ratio >= 1 else f"◀ {row.ratio:.2f}"
+    interval = f"{row.ratio_low:.2f} to {row.ratio_high:.2f}"
+    share = f"{100 * row.peak_share:.0f} %"
+    return row.impl, f"{row.ms:.3g}", ratio, interval, share, f"{row.error:.0e}", compile_s, memory
+
+
+def _mean_cells(mean):
+    """A mean as text, under MEAN_COLUMNS."""
+    return mean.impl, mean.mode, mean.dtype, f"{mean.geometric_mean:.2f}", str(mean.wins), str(mean.losses)
+
+
+def _shape(row):
+    return str(cases.Case(row.T, row.B, row.D, row.H, row.variant))
+
+
+def _pipes(*cells):
+    return "| " + " | ".join(map(str, cells)) + " |"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

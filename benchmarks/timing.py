@@ -1,0 +1,138 @@
+"""Timing that compares: every implementation in one process, in turn, in an order drawn anew each round.
+
+A machine's speed drifts over seconds, by its clock and by its neighbours. Times taken one implementation after the
+other compare the drift too; the ratio of two times of one round does not.
+"""
+
+import gc
+import os
+import random
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class Compiled(NamedTuple):
+    """A function ready to be timed."""
+
+    call: Callable  # (*operands) -> results, which are there when it returns
+    compile_s: float | None  # None: nothing was compiled
+    temp_bytes: int | None  # memory it takes beside operands and results; None: not known
+
+
+class Gemm(NamedTuple):
+    """A matrix product ready to be timed."""
+
+    call: Callable
+    operands: tuple
+    flops: float
+
+
+class Ratio(NamedTuple):
+    """How many times as long one implementation takes as another: the median over rounds and its 95 % interval."""
+
+    median: float
+    low: float
+    high: float
+
+
+def compile_jax(function: Callable, *operands: Any) -> Compiled:
+    """Trace and compile, apart from any run; how long that took and what memory the result needs."""
+    start = time.perf_counter()
+    compiled = jax.jit(function).lower(*operands).compile()
+    seconds = time.perf_counter() - start
+    memory = compiled.memory_analysis()
+
+    def call(*operands):
+        return jax.block_until_ready(compiled(*operands))
+
+    return Compiled(call, seconds, None if memory is None else memory.temp_size_in_bytes)
+
+
+def interleave(
+    calls: dict[str, Callable], inputs: dict[str, list], seconds: float, pause: float = 0.0
+) -> dict[str, list[float]]:
+    """Times in ms of each of `calls`, one for each round.
+
+    Args:
+      calls: by name, what is timed; it returns when its results are there.
+      inputs: by name, the operands of several runs; they take turns, so that no run finds all its data in the cache.
+      seconds: about how long it may take; there are 15 rounds at least and 200 at most.
+      pause: seconds before every sample, for the threads of the one before to go to sleep.
+    """
+    single = {name: _warm(call, inputs[name]) for name, call in calls.items()}
+    # A sample of many short calls: the clock, and what the last implementation left in the caches, weigh less.
+    repeats = {name: max(1, min(50, int(0.002 / t))) for name, t in single.items()}
+    a_round = sum(single[name] * repeats[name] + pause for name in calls)
+    rounds = max(15, min(200, int(seconds / a_round)))
+    order, times, turn = list(calls), {name: [] for name in calls}, random.Random(0)
+    gc.collect()
+    gc.disable()
+    try:
+        for k in range(rounds):
+            turn.shuffle(order)
+            for name in order:
+                time.sleep(pause)
+                times[name].append(_sample(calls[name], inputs[name], k, repeats[name]))
+    finally:
+        gc.enable()
+    return times
+
+
+def ratio(times: list[float], ours: list[float]) -> Ratio:
+    """The ratio of times that were taken in the same rounds; the interval is that of order statistics."""
+    ratios = sorted(a / b for a, b in zip(times, ours, strict=True))
+    n = len(ratios)
+    margin = 0.98 * n**0.5  # half of 1.96 standard deviations of a fair coin thrown n times
+    return Ratio(
+        statistics.median(ratios), ratios[max(0, int(n / 2 - margin))], ratios[min(n - 1, int(n / 2 + margin))]
+    )
+
+
+def geometric_mean(values: list[float]) -> float:
+    """The mean of ratios: it says the same of a/b and of b/a."""
+    return statistics.geometric_mean(values)
+
+
+def gemm(dtype: str) -> Gemm:
+    """A large matrix product, whose speed is what the machine can do at its best: timed among the implementations."""
+    # Large enough to reach the peak, on a CPU small enough to be timed in every round.
+    size = 8192 if jax.default_backend() == "gpu" else 1024
+    a = jnp.ones((size, size), dtype)
+    compiled = compile_jax(lambda a, b: jnp.dot(a, b, preferred_element_type=jnp.float32), a, a)
+    return Gemm(compiled.call, (a, a), 2.0 * size**3)
+
+
+def threads() -> int:
+    """The cores this process may use, which is the number of threads XLA takes."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def cpu_seconds() -> tuple[float, float] | None:
+    """The CPU time that all processes took since boot, and this one since its start; None where nobody counts."""
+    path = Path("/proc/stat")
+    if not path.exists():
+        return None
+    user, nice, system = map(int, path.read_text().split()[1:4])
+    return (user + nice + system) / os.sysconf("SC_CLK_TCK"), time.process_time()
+
+
+def _warm(call, inputs):
+    """Seconds of a call, after two that do not count."""
+    for k in range(2):
+        call(*inputs[k % len(inputs)])
+    return _sample(call, inputs, 0, 1) / 1000
+
+
+def _sample(call, inputs, first, repeats):
+    """Milliseconds of a call, over `repeats` of them in turn over the inputs."""
+    operands = [inputs[(first + k) % len(inputs)] for k in range(repeats)]
+    start = time.perf_counter()
+    for each in operands:
+        call(*each)
+    return (time.perf_counter() - start) / repeats * 1000

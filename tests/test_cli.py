@@ -1,0 +1,182 @@
+"""The command line, as a person uses it."""
+
+import json
+import os
+import pty
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from lstmjax import __main__ as cli
+from lstmjax import classify
+
+WORDS = {"up": ("good", "great", "fine", "lovely"), "down": ("bad", "poor", "awful", "dull")}
+QUICK = [
+    "--epochs",
+    "4",
+    "--hidden",
+    "8",
+    "--embedding",
+    "8",
+    "--batch-size",
+    "8",
+    "--buckets",
+    "1",
+    "--learning-rate",
+    "0.02",
+]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    rng = np.random.default_rng(0)
+    lines = []
+    for label, words in WORDS.items():
+        for _ in range(60):
+            filler = rng.choice(["it", "was", "the", "a", "day", "我"], 4).tolist()
+            lines.append(" ".join([*filler, rng.choice(words), "indeed"]) + f"\t{label}")
+    path = tmp_path_factory.mktemp("data") / "data.tsv"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(data):
+    out = data.parent / "model"
+    assert cli.main(["train", "--data", str(data), "--out", str(out), *QUICK]) == 0
+    return out
+
+
+def test_train_reports_baselines(data, tmp_path, capsys):
+    assert cli.main(["train", "--data", str(data), "--out", str(tmp_path / "m"), "--epochs", "1", *QUICK[2:]]) == 0
+    said = capsys.readouterr().out
+    for part in ("LSTM classifier", "TF-IDF + logistic regression", "majority class", "0.5000", "Saved to"):
+        assert part in said
+
+
+def test_predict_from_arguments_and_from_standard_input(model, capsys, monkeypatch, tmp_path):
+    assert cli.main(["predict", "--model", str(model), "it was great", "it was awful"]) == 0
+    first = capsys.readouterr().out
+    rows = [line.split("\t") for line in first.splitlines()]
+    assert [row[0] for row in rows] == ["up", "down"]
+    assert [row[2] for row in rows] == ["it was great", "it was awful"]
+    (tmp_path / "in").write_text("it was great\n\nit was awful\n")
+    with open(tmp_path / "in") as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        assert cli.main(["predict", "--model", str(model)]) == 0
+    assert capsys.readouterr().out == first
+
+
+def test_evaluate(model, data, capsys):
+    assert cli.main(["evaluate", "--model", str(model), "--data", str(data), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["records"] == 120
+    assert found["accuracy"] > 0.95
+    assert np.sum(found["confusion"]) == 120
+    assert cli.main(["evaluate", "--model", str(model), "--data", str(data)]) == 0
+    assert "120 records, accuracy" in capsys.readouterr().out
+
+
+def test_predictions_do_not_depend_on_company(model):
+    loaded = classify.load(model)
+    texts = ["it was great", "a dull day indeed", "", "new words only", "was " * 50 + "good"]
+    together = classify.predict(loaded, texts)
+    alone = np.concatenate([classify.predict(loaded, [t]) for t in texts])
+    np.testing.assert_allclose(together, alone, atol=1e-6)
+    np.testing.assert_allclose(together.sum(-1), 1, rtol=1e-5)
+    assert classify.predict(loaded, []).shape == (0, 2)
+
+
+def _file(folder, content):
+    path = folder / "bad.tsv"
+    path.write_bytes(content)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "holds no records"),
+        (b"\n \n", "holds no records"),
+        (b"good\tup\nno label here\n", "line 2: expected text TAB label"),
+        (b"good\tup\nbad\t\n", "line 2: expected text TAB label"),
+        (b"good\tup\nfine\tup\nnice\tup\n", "at least two labels, got up"),
+        (b"a\tup\nb\tup\nc\tup\nd\tdown\n", "label 'down' has 1 records"),
+        ("caf\xe9\tup".encode("latin-1"), "is not UTF-8"),
+    ],
+)
+def test_bad_data_is_a_sentence_and_status_2(tmp_path, capsys, content, says):
+    assert cli.main(["train", "--data", _file(tmp_path, content), "--out", str(tmp_path / "m")]) == 2
+    said = capsys.readouterr().err
+    assert says in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["train", "--learning-rate", "-1"], "learning_rate should be a number above 0"),
+        (["train", "--learning-rate", "nan"], "learning_rate should be a number above 0"),
+        (["train", "--epochs", "0"], "epochs should be"),
+        (["train", "--batch-size", "0"], "batch_size should be"),
+        (["train", "--patience", "0"], "patience should be"),
+        (["train", "--clip", "0"], "clip should be"),
+        (["train", "--dropout", "1.5"], "dropout should be"),
+        (["train", "--pooling", "sum"], "pooling should be one of"),
+        (["train", "--cell", "mgu"], "cell should be one of"),
+        (["train", "--tokens", "letters"], "tokens should be one of"),
+        (["train", "--data", "/nonexistent/file"], "is no file"),
+        (["predict", "--model", "/nonexistent", "x"], "there is no such folder"),
+        (["evaluate", "--model", "/nonexistent", "--data", "x"], "there is no such folder"),
+    ],
+)
+def test_bad_options(arguments, says, capsys):
+    assert cli.main(arguments) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_a_label_the_model_does_not_know(model, tmp_path, capsys):
+    assert cli.main(["evaluate", "--model", str(model), "--data", _file(tmp_path, b"good\tsideways\n")]) == 2
+    assert "'sideways', which is not among down, up" in capsys.readouterr().err
+
+
+def test_ctrl_c_in_a_terminal_keeps_the_best_epoch(data, tmp_path):
+    """A real terminal, a real interrupt: the bar is shown, the model is saved, the status is 130."""
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "lstmjax", "train", "--data", str(data), "--out", str(tmp_path / "m"), *QUICK]
+    command[command.index("--epochs") + 1] = "100000"
+    command += ["--patience", "100000"]
+    process = subprocess.Popen(command, stdout=theirs, stderr=theirs, stdin=theirs, start_new_session=True)
+    os.close(theirs)
+    seen = b""
+    while b"epoch   3/" not in seen:
+        part = os.read(ours, 4096)
+        assert part, seen.decode()
+        seen += part
+    os.killpg(process.pid, 2)
+    while True:
+        try:
+            part = os.read(ours, 4096)
+        except OSError:  # the other end is closed
+            break
+        if not part:
+            break
+        seen += part
+    assert process.wait(60) == 130
+    assert "Stopped by Ctrl-C; kept epoch" in seen.decode()
+    assert "tokens/s" in seen.decode()
+    assert set(classify.load(tmp_path / "m").labels) == {"up", "down"}
+
+
+def test_the_embedded_sample_is_what_it_says():
+    splits = {part: classify.sample(part) for part in ("train", "dev", "test")}
+    records = [record for part in splits.values() for record in part]
+    assert len(records) == len({text for text, _ in records}) == 1200
+    for part in splits.values():
+        chinese = [any("\u4e00" <= c <= "\u9fff" for c in text) for text, _ in part]
+        positive = [label == "positive" for _, label in part]
+        assert np.mean(chinese) == np.mean(positive) == 0.5
+    with pytest.raises(ValueError, match="split should be one of"):
+        classify.sample("all")

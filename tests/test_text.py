@@ -1,0 +1,100 @@
+"""Tokenising, vocabularies, padding, buckets."""
+
+import numpy as np
+import pytest
+
+from lstmjax import text
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("I don't know.", ["i", "don't", "know", "."]),
+        ("It’s", ["it's"]),
+        ("我不喜欢Java", ["我", "不", "喜", "欢", "java"]),
+        ("价格￥20，好", ["价", "格", "¥", "20", ",", "好"]),
+        ("カナ と かな", ["カ", "ナ", "と", "か", "な"]),
+        ("naïve café", ["naïve", "café"]),
+        ("हिन्दी भाषा", ["हिन्दी", "भाषा"]),
+        ("𠮷野家", ["𠮷", "野", "家"]),
+        ("  \t\n", []),
+        ("a-b_c", ["a", "-", "b_c"]),
+    ],
+)
+def test_tokenise(given, expected):
+    assert text.tokenise(given) == expected
+
+
+def test_decomposed_and_composed_letters_are_one_word():
+    assert text.tokenise("cafe\u0301") == text.tokenise("caf\u00e9") == ["caf\u00e9"]
+
+
+def test_vocabulary_orders_by_count_then_alphabet():
+    vocabulary = text.Vocabulary.count([["b", "a", "c"], ["c"]])
+    assert vocabulary.words == ("c", "a", "b")
+    assert vocabulary.encode(["c", "b", "zzz"]).tolist() == [2, 4, text.UNK]
+    assert vocabulary.decode([2, 1, 0]) == ["c", "<unk>", "<pad>"]
+
+
+def test_vocabulary_limits():
+    texts = [["a", "a", "b", "b", "c"]]
+    assert text.Vocabulary.count(texts, size=3).words == ("a",)
+    assert text.Vocabulary.count(texts, min_count=2).words == ("a", "b")
+
+
+def test_vocabulary_survives_json():
+    vocabulary = text.Vocabulary(["好", '"', "a b"])
+    assert text.Vocabulary.from_json(vocabulary.to_json()).words == vocabulary.words
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "says"),
+    [
+        (lambda: text.tokenise(3), TypeError, "text should be a str, got int"),
+        (lambda: text.Vocabulary(["a", "a"]), ValueError, "distinct"),
+        (lambda: text.Vocabulary([""]), ValueError, "not empty"),
+        (lambda: text.Vocabulary([1]), TypeError, "strings"),
+        (lambda: text.Vocabulary.count([["a"]], size=1), ValueError, "size"),
+        (lambda: text.Vocabulary.count([["a"]], min_count=0), ValueError, "min_count"),
+        (lambda: text.Vocabulary(["a"]).decode([3]), ValueError, r"\[0, 3\)"),
+        (lambda: text.Vocabulary(["a"]).decode([-1]), ValueError, r"\[0, 3\)"),
+        (lambda: text.pad([np.array([1])], length=-1), ValueError, "length"),
+        (lambda: text.bounds([], 3), ValueError, "got none"),
+        (lambda: text.bounds([3], 0), ValueError, "buckets"),
+        (lambda: text.bucket([3], 0, [4]), ValueError, "batch_size"),
+        (lambda: text.bucket([3], 2, [4, 4]), ValueError, "bounds"),
+        (lambda: text.bucket([3], 2, []), ValueError, "bounds"),
+    ],
+)
+def test_refusals(call, kind, says):
+    with pytest.raises(kind, match=says):
+        call()
+
+
+def test_pad_cuts_what_is_too_long():
+    ids, lengths = text.pad([np.array([5, 6, 7]), np.array([], np.int32)], length=2)
+    assert ids.tolist() == [[5, 6], [0, 0]]
+    assert lengths.tolist() == [2, 0]
+
+
+def test_buckets_hold_every_row_once_and_fit():
+    lengths = np.random.default_rng(0).integers(0, 40, 101)
+    bounds = text.bounds(lengths, 4)
+    assert len(bounds) <= 4
+    assert bounds[-1] == lengths.max()
+    batches = text.bucket(lengths, 8, bounds, np.random.default_rng(1))
+    assert sorted(np.concatenate([b.rows for b in batches])) == list(range(101))
+    for batch in batches:
+        assert len(batch.rows) <= 8
+        assert lengths[batch.rows].max() <= batch.length
+    again = text.bucket(lengths, 8, bounds, np.random.default_rng(1))
+    assert all((a.rows == b.rows).all() for a, b in zip(batches, again, strict=True))
+
+
+def test_bpe_round_trip():
+    pytest.importorskip("tokenizers", reason="the text extra is not installed")
+    bpe = text.BPE.train(["low lower lowest", "new newer newest"] * 5, size=40)
+    again = text.BPE.from_json(bpe.to_json())
+    pieces = again.tokenise("lowest newer")
+    assert pieces == bpe.tokenise("lowest newer")
+    assert "".join(pieces).replace("▁", " ").strip() == "lowest newer"
