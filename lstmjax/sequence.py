@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from lstmjax import checks
+from lstmjax import checks, varying
 from lstmjax.backends import dispatch, fused, scan
 from lstmjax.cells import cell_of, check_params, check_state, init_state, input_size, is_layer
 
@@ -239,7 +239,10 @@ def _walk(layer, params, xs, state, options, name="params", state_name="state"):
         if state is None
         else check_state(state_name, params, state, batch, xs.dtype)
     )
-    return layer(params, xs, state, **options)
+    # Zeros made here vary over no mesh axis, however xs does: under shard_map the loop needs them alike.
+    lengths, reset = options["lengths"], options["reset"]
+    params, xs, state, lengths, reset = varying.alike(params, xs, state, lengths, reset)
+    return layer(params, xs, state, **options | {"lengths": lengths, "reset": reset})
 
 
 def _step(name, state_name, params, state, x, compute_dtype, precision):

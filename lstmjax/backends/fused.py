@@ -23,10 +23,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
+from lstmjax import varying
 from lstmjax.backends import scan
 from lstmjax.cells import LSTMParams, LSTMState, matmul_dtype, state_dtype, wider
 
@@ -88,7 +88,9 @@ def run(
         reset=reset is not None,
         insist=insist,
     )
-    b = jnp.zeros(params.w_h.shape[1], params.w_h.dtype) if params.b is None else params.b
+    b = params.b
+    if b is None:
+        b = varying.over(varying.axes(xs), jnp.zeros(params.w_h.shape[1], params.w_h.dtype))
     operands = [
         *(w[None] for w in (params.w_x, params.w_h, b)),
         xs.reshape(T, 1, -1, D),
@@ -177,10 +179,10 @@ def forward(w_x, w_h, b, xs, h0, c0, *rest, config, keep):
 
     kept = []
     if gates:
-        kept = [lax.empty((T, B, 4 * H), wide), lax.empty((T, B, H), wide)]
+        kept = [_empty((T, B, 4 * H), wide, xs), _empty((T, B, H), wide, xs)]
     if outputs:
-        kept = [lax.empty((chunks.n, B, H), wide)]
-    carry = (h0, c0, lax.empty((T, B, H), config.stored), *kept)
+        kept = [_empty((chunks.n, B, H), wide, xs)]
+    carry = (h0, c0, _empty((T, B, H), config.stored, xs), *kept)
     h, c, hs, *kept = chunks.loop(chunk_body, carry, down=config.reverse)
     return [hs, h, c, *kept]
 
@@ -255,10 +257,10 @@ def backward(dhs, dh, dc, w_x, w_h, b, xs, h0, c0, *rest, config, wrt):
         return dh, dc, dz, sums, dxs, d0
 
     weights = [w for w, wanted in zip((w_x, w_h, b), wrt, strict=False) if wanted]
-    sums = [jnp.zeros(w.shape, wide) for w in weights]
-    dxs = [lax.empty(xs.shape, xs.dtype)] * want_x
+    sums = varying.over(varying.axes(xs), [jnp.zeros(w.shape, wide) for w in weights])
+    dxs = [_empty(xs.shape, xs.dtype, xs)] * want_x
     d0 = [jnp.zeros_like(h0), jnp.zeros_like(c0)] * config.reset
-    carry = (dh, dc, lax.empty((K, B, 4 * H), config.dtype), sums, dxs, d0)
+    carry = (dh, dc, _empty((K, B, 4 * H), config.dtype, xs), sums, dxs, d0)
     dh, dc, _, sums, dxs, d0 = chunks.loop(chunk_body, carry, down=not config.reverse)
     if config.reset:
         dh, dc = dh + d0[0], dc + d0[1]
@@ -361,6 +363,11 @@ class _Chunks:
         return m * self.K - jnp.minimum(m * self.K, self.T - self.K) if self.ragged else 0
 
 
+def _empty(shape, dtype, like):
+    """A buffer whose every row will be written."""
+    return varying.over(varying.axes(like), lax.empty(shape, dtype))
+
+
 def _row(rows, t):
     return lax.dynamic_index_in_dim(rows, t, 0, keepdims=False)
 
@@ -395,9 +402,10 @@ def _dot(x, w, config, wide):
 
 def _outer(x, dz, config, wide):
     """The sum over time and batch of x^T dz: [K, B, M], [K, B, N] to [M, N]."""
-    x, dz = (v.astype(config.dtype).reshape(-1, v.shape[-1]) for v in (x, dz))
+    # Two contracting axes, not one reshaped: a batch that is sharded over devices stays where it is.
     kind = dict(precision=config.precision, preferred_element_type=wider(wide, config.dtype))
-    return lax.dot_general(x, dz, (((0,), (0,)), ((), ())), **kind).astype(wide)
+    x, dz = x.astype(config.dtype), dz.astype(config.dtype)
+    return lax.dot_general(x, dz, (((0, 1), (0, 1)), ((), ())), **kind).astype(wide)
 
 
 # --- primitives ------------------------------------------------------------------------------------------------------
@@ -570,24 +578,25 @@ def _unfold(results, layouts, grouped, size):
 
 
 def _run_avals(*operands, config, keep):
-    w_h, xs, c0 = operands[1], operands[3], operands[5]
+    w_h, xs, h0, c0 = operands[1], *operands[3:6]
     (T, G, B, _), H, wide = xs.shape, w_h.shape[1], c0.dtype
-    out = [((T, G, B, H), config.stored), (c0.shape, wide), (c0.shape, wide)]
+    out = [((T, G, B, H), config.stored)]
     if keep and config.residuals == "gates":
         out += [((T, G, B, 4 * H), wide), ((T, G, B, H), wide)]
     if keep and config.residuals == "outputs":
         out += [((-(-T // config.chunk), G, B, H), wide)]
-    return [ShapedArray(shape, dtype) for shape, dtype in out]
+    # By update, so that what else a type says (over which mesh axes it varies) is handed on.
+    hs, *kept = (xs.update(shape=shape, dtype=dtype) for shape, dtype in out)
+    return [hs, h0, c0, *kept]
 
 
 def _tangent_avals(*operands, config, wrt):
     primals = operands[sum(wrt) :]
-    hs = primals[6 + config.lengths + config.reset]
-    return [ShapedArray(a.shape, a.dtype) for a in (hs, *primals[4:6])]
+    return [primals[6 + config.lengths + config.reset], *primals[4:6]]
 
 
 def _vjp_avals(*operands, config, wrt):
-    return [ShapedArray(a.shape, a.dtype) for a, wanted in zip(operands[3:9], wrt, strict=True) if wanted]
+    return [aval for aval, wanted in zip(operands[3:9], wrt, strict=True) if wanted]
 
 
 def _primitive(name, function, static, layouts, avals):
