@@ -346,8 +346,8 @@ class Cell(NamedTuple):
 
     name: str
     blocks: int  # gates in the columns of w_x and w_h
-    params: type
-    state: type
+    params: Any  # the NamedTuple
+    state: Any  # the NamedTuple
     step: Callable  # (params, state, x, compute_dtype, precision) -> (state, y), unchecked
     gates: Callable  # the same arguments -> gates
 
@@ -407,8 +407,8 @@ def check_params(name: str, params: Params) -> Params:
     )
     w_x, w_h = params.w_x, params.w_h
     if w_h.ndim != 2 or w_h.shape[1] != cell.blocks * w_h.shape[0] or w_h.shape[0] == 0:
-        columns = "H" if cell.blocks == 1 else f"{cell.blocks}H"
-        raise ValueError(f"{name}.w_h should have shape [H, {columns}] with H at least 1, got {w_h.shape}")
+        want = "H" if cell.blocks == 1 else f"{cell.blocks}H"
+        raise ValueError(f"{name}.w_h should have shape [H, {want}] with H at least 1, got {w_h.shape}")
     hidden, columns = w_h.shape
     if w_x.ndim != 2 or w_x.shape[1] != columns or w_x.shape[0] == 0:
         raise ValueError(f"{name}.w_x should have shape [D, {columns}] to fit w_h {w_h.shape}, got {w_x.shape}")

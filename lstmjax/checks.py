@@ -77,7 +77,7 @@ def float_dtype(name: str, dtype: Any) -> jnp.dtype:
         raise TypeError(f"{name} should be a floating dtype such as 'float32' or 'bfloat16', got {dtype!r}") from None
     if not jnp.issubdtype(found, jnp.floating):
         raise TypeError(f"{name} should be a floating dtype such as 'float32' or 'bfloat16', got {found}")
-    if found == jnp.float64 and not jax.config.jax_enable_x64:
+    if found == jnp.float64 and not jax.config.read("jax_enable_x64"):
         raise TypeError(f"{name} is float64, but 64-bit types are off: set jax_enable_x64 first")
     return found
 

@@ -1,11 +1,10 @@
 """Measures of predictions, after the fact, in NumPy."""
 
-from collections.abc import Sequence
-
 import numpy as np
+from numpy.typing import ArrayLike
 
 
-def accuracy(predicted: Sequence[int], labels: Sequence[int]) -> float:
+def accuracy(predicted: ArrayLike, labels: ArrayLike) -> float:
     """The share of predictions that are right.
 
     Raises:
@@ -14,23 +13,23 @@ def accuracy(predicted: Sequence[int], labels: Sequence[int]) -> float:
     >>> accuracy([0, 1, 1, 0], [0, 1, 0, 0])
     0.75
     """
-    predicted, labels = _pair(predicted, labels)
-    return float((predicted == labels).mean())
+    found, right = _pair(predicted, labels)
+    return float(np.mean(found == right))
 
 
-def confusion(predicted: Sequence[int], labels: Sequence[int], classes: int) -> np.ndarray:
+def confusion(predicted: ArrayLike, labels: ArrayLike, classes: int) -> np.ndarray:
     """Counts [K, K]: the row is the label, the column the prediction.
 
     >>> confusion([0, 1, 1, 0], [0, 1, 0, 0], classes=2).tolist()
     [[2, 1], [0, 1]]
     """
-    predicted, labels = _pair(predicted, labels)
+    found, right = _pair(predicted, labels)
     counts = np.zeros((classes, classes), int)
-    np.add.at(counts, (labels, predicted), 1)
+    np.add.at(counts, (right, found), 1)
     return counts
 
 
-def f1_by_class(predicted: Sequence[int], labels: Sequence[int], classes: int) -> np.ndarray:
+def f1_by_class(predicted: ArrayLike, labels: ArrayLike, classes: int) -> np.ndarray:
     """F1 of each class [K], 2 TP / (2 TP + FP + FN); 0 for a class that neither occurs nor is predicted.
 
     >>> f1_by_class([0, 1, 1, 0], [0, 1, 0, 0], classes=2).round(3).tolist()
@@ -40,20 +39,20 @@ def f1_by_class(predicted: Sequence[int], labels: Sequence[int], classes: int) -
     return 2 * np.diag(counts) / np.maximum(counts.sum(0) + counts.sum(1), 1)
 
 
-def majority(labels: Sequence[int]) -> float:
+def majority(labels: ArrayLike) -> float:
     """The accuracy of always saying the most frequent label.
 
     >>> majority([1, 1, 0])
     0.6666666666666666
     """
-    labels, _ = _pair(labels, labels)
-    return float(np.bincount(labels).max() / len(labels))
+    right, _ = _pair(labels, labels)
+    return float(np.bincount(right).max() / len(right))
 
 
-def _pair(predicted, labels):
-    predicted, labels = np.asarray(predicted), np.asarray(labels)
-    if predicted.shape != labels.shape or predicted.ndim != 1:
-        raise ValueError(f"predicted and labels should be of one length, got {predicted.shape} and {labels.shape}")
-    if not len(labels):
+def _pair(predicted: ArrayLike, labels: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    found, right = np.asarray(predicted), np.asarray(labels)
+    if found.shape != right.shape or found.ndim != 1:
+        raise ValueError(f"predicted and labels should be of one length, got {found.shape} and {right.shape}")
+    if not len(right):
         raise ValueError("predicted and labels should hold at least one example, got none")
-    return predicted, labels
+    return found, right

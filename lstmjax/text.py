@@ -137,7 +137,7 @@ class Bucket(NamedTuple):
     length: int
 
 
-def bounds(lengths: Sequence[int], buckets: int) -> np.ndarray:
+def bounds(lengths: Sequence[int] | np.ndarray, buckets: int) -> np.ndarray:
     """Lengths to pad to, so that about as many sequences fall in each of at most `buckets`: int [k], rising.
 
     Raises:
@@ -152,7 +152,10 @@ def bounds(lengths: Sequence[int], buckets: int) -> np.ndarray:
 
 
 def bucket(
-    lengths: Sequence[int], batch_size: int, bounds: Sequence[int], rng: np.random.Generator | None = None
+    lengths: Sequence[int] | np.ndarray,
+    batch_size: int,
+    bounds: Sequence[int] | np.ndarray,
+    rng: np.random.Generator | None = None,
 ) -> list[Bucket]:
     """Batches of sequences of like length: each bucket cut into batches of `batch_size`, the last of each smaller.
 

@@ -4,6 +4,7 @@ Written for one sequence and batched with `jax.vmap`; the fused backend folds th
 costs no more than batching by hand.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ from lstmjax.sequence import Bidirectional, run
 
 Array = jax.Array
 
-CELLS = {"lstm": init_lstm, "gru": init_gru, "rnn": init_rnn}
+CELLS: dict[str, Callable] = {"lstm": init_lstm, "gru": init_gru, "rnn": init_rnn}
 POOLINGS = ("last", "mean", "max", "attention")
 UNK = 1  # the id that word dropout puts in the place of a word
 
@@ -36,10 +37,10 @@ class Params(NamedTuple):
 class Batch(NamedTuple):
     """A padded batch of labelled sequences."""
 
-    ids: Array  # int [B, T]
-    lengths: Array  # int [B]
-    labels: Array  # int [B]
-    weights: Array  # float [B]; 0 leaves a row out, 1 counts it
+    ids: Any  # int [B, T]; all four jax or NumPy arrays
+    lengths: Any  # int [B]
+    labels: Any  # int [B]
+    weights: Any  # float [B]; 0 leaves a row out, 1 counts it
 
 
 class Options(NamedTuple):
@@ -91,7 +92,7 @@ def init(
     layers, features = [], checks.size("embedding", embedding)
     for k, width in zip(k_layers, widths, strict=True):
         checks.size("hidden", width)
-        draw = partial(CELLS[cell], inputs=features, hidden=width, dtype=dtype)
+        draw: Callable = partial(CELLS[cell], inputs=features, hidden=width, dtype=dtype)
         layers.append(Bidirectional(*map(draw, jax.random.split(k))) if bidirectional else draw(k))
         features = 2 * width if bidirectional else width
     return Params(
