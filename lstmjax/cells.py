@@ -495,23 +495,22 @@ def _draw(key, inputs, hidden, blocks, init, bias, dtype):
     inputs, hidden = checks.size("inputs", inputs), checks.size("hidden", hidden)
     checks.one_of("init", init, INITS)
     dtype = checks.float_dtype("dtype", dtype)
-    columns = blocks * hidden
+    wide, columns = state_dtype(dtype), blocks * hidden  # LAPACK, behind orthogonal, has no half precision
     k_x, k_h, k_b = jax.random.split(key, 3)
     if init == "torch":
         bound = hidden**-0.5
-        w_x = jax.random.uniform(k_x, (inputs, columns), dtype, -bound, bound)
-        w_h = jax.random.uniform(k_h, (hidden, columns), dtype, -bound, bound)
-        b = jax.random.uniform(k_b, (2, columns), dtype, -bound, bound).sum(0)
+        w_x = jax.random.uniform(k_x, (inputs, columns), wide, -bound, bound)
+        w_h = jax.random.uniform(k_h, (hidden, columns), wide, -bound, bound)
+        b = jax.random.uniform(k_b, (2, columns), wide, -bound, bound).sum(0)
     else:
         # The block a variance is computed over is one gate, or in Keras all gates together.
         draws = 1 if init == "keras" else blocks
+        width = columns // draws
         glorot, orthogonal = jax.nn.initializers.glorot_uniform(), jax.nn.initializers.orthogonal()
-        w_x = jnp.concatenate([glorot(k, (inputs, columns // draws), dtype) for k in jax.random.split(k_x, draws)], 1)
-        w_h = jnp.concatenate(
-            [orthogonal(k, (hidden, columns // draws), dtype) for k in jax.random.split(k_h, draws)], 1
-        )
-        b = jnp.zeros(columns, dtype)
-    return w_x, w_h, b if checks.flag("bias", bias) else None
+        w_x = jnp.concatenate([glorot(k, (inputs, width), wide) for k in jax.random.split(k_x, draws)], 1)
+        w_h = jnp.concatenate([orthogonal(k, (hidden, width), wide) for k in jax.random.split(k_h, draws)], 1)
+        b = jnp.zeros(columns, wide)
+    return w_x.astype(dtype), w_h.astype(dtype), b.astype(dtype) if checks.flag("bias", bias) else None
 
 
 _CELLS = {

@@ -22,6 +22,7 @@ Record = tuple[str, str]  # text, label
 class Recipe(NamedTuple):
     """Everything that decides a training run, beside the data."""
 
+    members: int = 5  # models trained side by side by vmap, whose probabilities are averaged
     tokens: str = "words"  # or "bpe"
     vocabulary: int = 20000
     min_count: int = 1
@@ -29,7 +30,7 @@ class Recipe(NamedTuple):
     embedding: int = 64
     hidden: tuple[int, ...] = (64,)
     bidirectional: bool = True
-    pooling: str = "max"
+    pooling: str = "mean"
     dropout: float = 0.5
     word_dropout: float = 0.1
     smoothing: float = 0.0
@@ -46,7 +47,7 @@ class Recipe(NamedTuple):
 class Model(NamedTuple):
     """A trained text classifier."""
 
-    params: classifier.Params
+    params: classifier.Params  # each weight with a leading axis of the recipe's members
     recipe: Recipe
     vocabulary: text.Vocabulary
     bpe: text.BPE | None
@@ -152,18 +153,10 @@ def fit(
             "dev_accuracy": metrics.accuracy(logits.argmax(-1), dev_targets),
         }
 
-    steps = len(batches(0)) * recipe.epochs
-    optimizer = optax.chain(
-        optax.clip_by_global_norm(recipe.clip),
-        optax.adamw(
-            optax.warmup_cosine_decay_schedule(0, recipe.learning_rate, max(1, steps // 20), max(2, steps)),
-            weight_decay=recipe.weight_decay,
-        ),
-    )
     fitted = train.fit(
-        partial(classifier.loss, options=_options(recipe)),
+        partial(_loss, options=_options(recipe)),
         model.params,
-        optimizer,
+        _optimizer(recipe, len(batches(0)) * recipe.epochs),
         batches,
         key=k_train,
         epochs=recipe.epochs,
@@ -250,12 +243,34 @@ def load(folder: str | Path) -> Model:
     return Model(params, *parts)
 
 
-_predict = jax.jit(classifier.predict, static_argnames="options")
+@partial(jax.jit, static_argnames="options")
+def _predict(params, ids, lengths, options):
+    """The mean of the members' probabilities."""
+    return jax.vmap(partial(classifier.predict, options=options), (0, None, None))(params, ids, lengths).mean(0)
+
+
+def _loss(params, batch, key, options):
+    """The mean of the members' losses, each with dropout of its own."""
+    keys = jax.random.split(key, len(params.embedding))
+    return jax.vmap(partial(classifier.loss, options=options), (0, None, 0))(params, batch, keys).mean()
+
+
+def _optimizer(recipe, steps):
+    """AdamW for each member by itself. Adam does not feel that the mean of the losses makes gradients smaller, but
+    the bound on their norm would: it is made smaller with them."""
+    one = optax.chain(
+        optax.clip_by_global_norm(recipe.clip / recipe.members),
+        optax.adamw(
+            optax.warmup_cosine_decay_schedule(0, recipe.learning_rate, max(1, steps // 20), max(2, steps)),
+            weight_decay=recipe.weight_decay,
+        ),
+    )
+    return optax.GradientTransformation(jax.vmap(one.init), jax.vmap(one.update))
 
 
 def _check_recipe(recipe):
     checks.one_of("tokens", recipe.tokens, ("words", "bpe"))
-    for name in ("vocabulary", "min_count", "embedding", "batch_size", "buckets", "epochs", "patience"):
+    for name in ("members", "vocabulary", "min_count", "embedding", "batch_size", "buckets", "epochs", "patience"):
         checks.size(name, getattr(recipe, name))
     for name in ("learning_rate", "clip"):
         if not 0 < getattr(recipe, name) < np.inf:
@@ -265,16 +280,17 @@ def _check_recipe(recipe):
 
 
 def _init(key, recipe, vocabulary, classes):
-    return classifier.init(
-        key,
-        vocabulary,
-        classes,
+    draw = partial(
+        classifier.init,
+        vocabulary=vocabulary,
+        classes=classes,
         embedding=recipe.embedding,
         hidden=recipe.hidden,
         bidirectional=recipe.bidirectional,
         cell=recipe.cell,
         pooling=recipe.pooling,
     )
+    return jax.vmap(draw)(jax.random.split(key, recipe.members))
 
 
 def _options(recipe):

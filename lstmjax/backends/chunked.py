@@ -1,0 +1,305 @@
+"""The arithmetic of fused: the LSTM and the transpose of its derivative over plain arrays, a chunk of time at a time.
+
+A chunk's input projection is one GEMM before its steps; in the backward pass a chunk's weight gradients and dx are one
+GEMM each after its steps, so that a step's loop holds one small product and little else. Chunks rather than the whole
+sequence, because a [T, B, 4H] buffer is fresh memory whose page faults cost a CPU more than the larger product saves.
+
+The gates i, f, o are sigmoid(z) = tanh(z / 2) / 2 + 1/2, and 1/2 is exact, so it is folded into the weights once and
+a step takes one tanh over all 4H columns.
+"""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import lax
+
+from lstmjax import varying
+from lstmjax.cells import wider
+
+
+class Config(NamedTuple):
+    """The static side of a run."""
+
+    reverse: bool
+    dtype: Any  # of the products
+    stored: Any  # of the outputs
+    chunk: int
+    residuals: str
+    precision: Any
+    lengths: bool
+    reset: bool
+    insist: bool
+
+
+def forward(w_x, w_h, b, xs, h0, c0, *rest, config, keep):
+    """The recurrence, a chunk at a time.
+
+    Args:
+      w_x, w_h, b: [D, 4H], [H, 4H], [4H].
+      xs, h0, c0: [T, B, D], [B, H], [B, H].
+      rest: lengths int32 [B] and reset bool [T, B], as far as `config` has them.
+      keep: whether to return the residuals too.
+
+    Returns:
+      hs [T, B, H], h and c [B, H], and with `keep` the residuals: for "gates" the four tanh of each step [T, B, 4H]
+      and c after each step [T, B, H]; for "outputs" the c before each chunk [n, B, H].
+    """
+    chunks = _Chunks(config, len(xs), *rest)
+    T, B, _ = xs.shape
+    H, wide = w_h.shape[0], c0.dtype
+    w_x, w_h, b = _halved(w_x, config.dtype), _halved(w_h, config.dtype), _halved(b, wide)
+    gates = keep and config.residuals == "gates"
+    outputs = keep and config.residuals == "outputs"
+
+    def chunk_body(m, carry):
+        h, c, hs, *kept = carry
+        if outputs:
+            kept = [_put(kept[0], c, m)]
+        first, x = chunks.rows(m, xs)
+        zx = _project(chunks.clean(first, x), w_x, b, config, wide)
+
+        def step(j, carry):
+            h, c, hs, *kept = carry
+            t = first + j
+            h_before, c_before = h, c
+            if config.reset:
+                restart = _row(chunks.reset, t)[:, None]
+                h_before, c_before = jnp.where(restart, h0, h), jnp.where(restart, c0, c)
+            a = jnp.tanh(_row(zx, j) + _dot(h_before, w_h, config, wide))
+            i, f, g, o = _activate(a)
+            c_after = f * c_before + i * g
+            h_after = o * jnp.tanh(c_after)
+            y = h_after
+            if config.lengths:
+                valid = (t < chunks.lengths)[:, None]
+                y = jnp.where(valid, h_after, 0)
+                h_after, c_after = jnp.where(valid, h_after, h), jnp.where(valid, c_after, c)
+            if gates:
+                kept = [_put(kept[0], a, t), _put(kept[1], c_after, t)]
+            return h_after, c_after, _put(hs, y, t), *kept
+
+        return chunks.steps(m, step, (h, c, hs, *kept), down=config.reverse)
+
+    kept = []
+    if gates:
+        kept = [_empty((T, B, 4 * H), wide, xs), _empty((T, B, H), wide, xs)]
+    if outputs:
+        kept = [_empty((chunks.n, B, H), wide, xs)]
+    carry = (h0, c0, _empty((T, B, H), config.stored, xs), *kept)
+    h, c, hs, *kept = chunks.loop(chunk_body, carry, down=config.reverse)
+    return [hs, h, c, *kept]
+
+
+def backward(dhs, dh, dc, w_x, w_h, b, xs, h0, c0, *rest, config, wrt):
+    """The transpose of the derivative of `forward`, a chunk at a time, from the last step to the first.
+
+    Args:
+      dhs, dh, dc: cotangents of hs, h and c.
+      w_x ... c0, rest: the operands of `forward`, then its hs and its residuals.
+      wrt: for each of w_x, w_h, b, xs, h0, c0 whether its gradient is asked for.
+
+    Returns:
+      The gradients asked for, in the shapes and dtypes of the operands.
+    """
+    n_rest = config.lengths + config.reset
+    rest, hs, kept = rest[:n_rest], rest[n_rest], rest[n_rest + 1 :]
+    chunks = _Chunks(config, len(xs), *rest)
+    B, H, wide, K = xs.shape[1], w_h.shape[0], c0.dtype, chunks.K
+    half_x, half_h, half_b = _halved(w_x, config.dtype), _halved(w_h, config.dtype), _halved(b, wide)
+    want_wx, want_wh, want_b, want_x, want_h0, want_c0 = wrt
+
+    def chunk_body(m, carry):
+        dh, dc, dz, sums, dxs, d0 = carry
+        first, x = chunks.rows(m, xs)
+        x = chunks.clean(first, x)
+        h_before = chunks.before(first, hs, h0.astype(config.dtype)).astype(config.dtype)
+        if config.residuals == "gates":
+            a, c_after = (lax.dynamic_slice_in_dim(rows, first, K) for rows in kept)
+            c_before = chunks.before(first, kept[1], c0)
+        else:
+            a = jnp.tanh(_project(x, half_x, half_b, config, wide) + _dot(h_before, half_h, config, wide))
+            c_before, c_after = _cells(chunks, m, first, a, _row(kept[0], m), c0)
+        i, f, g, o = _activate(a)
+        tanh_c = jnp.tanh(c_after)
+        # d(half z) of a gate = slope * (dc or dh): all that needs no carry is formed for the whole chunk here.
+        slope = (1 - a * a) * jnp.concatenate([g * 0.5, c_before * 0.5, i, tanh_c * 0.5], axis=-1)
+        c_slope = o * (1 - tanh_c * tanh_c)
+        dy = lax.dynamic_slice_in_dim(dhs, first, K).astype(wide)
+
+        def step(j, carry):
+            dh, dc, dz, d0 = carry
+            t = first + j
+            dh_t = _row(dy, j) + dh
+            dc_t = dc + dh_t * _row(c_slope, j)
+            dz_t = jnp.concatenate([dc_t, dc_t, dc_t, dh_t], axis=-1) * _row(slope, j)
+            dc_t = dc_t * _row(f, j)
+            if config.lengths:
+                valid = (t < chunks.lengths)[:, None]
+                dz_t = jnp.where(valid, dz_t, 0)
+            dz_t = dz_t.astype(dz.dtype)
+            dh_t = _dot(dz_t, half_h.T, config, wide)
+            if config.lengths:
+                dh_t, dc_t = jnp.where(valid, dh_t, dh), jnp.where(valid, dc_t, dc)
+            if config.reset:
+                restart = _row(chunks.reset, t)[:, None]
+                d0 = [d + jnp.where(restart, d_t, 0) for d, d_t in zip(d0, (dh_t, dc_t), strict=True)]
+                dh_t, dc_t = jnp.where(restart, 0, dh_t), jnp.where(restart, 0, dc_t)
+            return dh_t, dc_t, _put(dz, dz_t, j), d0
+
+        dh, dc, dz, d0 = chunks.steps(m, step, (dh, dc, dz, d0), down=not config.reverse)
+        dz_own = chunks.own(m, dz)
+        terms = [(x, want_wx), (h_before, want_wh)]
+        terms = [_outer(rows, dz_own, config, wide) for rows, wanted in terms if wanted]
+        terms += [dz_own.astype(wide).sum((0, 1))] * want_b
+        sums = [total + term for total, term in zip(sums, terms, strict=True)]
+        if want_x:
+            dxs = [chunks.put(m, dxs[0], _dot(dz_own, half_x.T, config, wide).astype(xs.dtype))]
+        return dh, dc, dz, sums, dxs, d0
+
+    weights = [w for w, wanted in zip((w_x, w_h, b), wrt, strict=False) if wanted]
+    sums = varying.over(varying.axes(xs), [jnp.zeros(w.shape, wide) for w in weights])
+    dxs = [_empty(xs.shape, xs.dtype, xs)] * want_x
+    d0 = [jnp.zeros_like(h0), jnp.zeros_like(c0)] * config.reset
+    carry = (dh, dc, _empty((K, B, 4 * H), config.dtype, xs), sums, dxs, d0)
+    dh, dc, _, sums, dxs, d0 = chunks.loop(chunk_body, carry, down=not config.reverse)
+    if config.reset:
+        dh, dc = dh + d0[0], dc + d0[1]
+    sums = [_halved(total, w.dtype) for total, w in zip(sums, weights, strict=True)]
+    return sums + dxs + [dh] * want_h0 + [dc] * want_c0
+
+
+def _cells(chunks, m, first, a, c, c0):
+    """c before and after each step of a chunk, from its gates and the c it began with."""
+    config = chunks.config
+    i, f, g, _ = _activate(a)
+    ig = i * g
+
+    def step(j, carry):
+        c, before, after = carry
+        t = first + j
+        c_before = c
+        if config.reset:
+            c_before = jnp.where(_row(chunks.reset, t)[:, None], c0, c)
+        c_after = _row(f, j) * c_before + _row(ig, j)
+        if config.lengths:
+            c_after = jnp.where((t < chunks.lengths)[:, None], c_after, c)
+        return c_after, _put(before, c_before, j), _put(after, c_after, j)
+
+    zeros = jnp.zeros_like(ig)
+    _, before, after = chunks.steps(m, step, (c, zeros, zeros), down=config.reverse)
+    return before, after
+
+
+class _Chunks:
+    """Time cut into n chunks of K rows. Where K does not divide T, the last chunk overlaps the one before it, and
+    the rows it owns begin at `low`; so every chunk has one shape and is traced once."""
+
+    def __init__(self, config, T, *rest):
+        self.config, self.T, self.K = config, T, config.chunk
+        self.n = -(-T // self.K)
+        self.ragged = T % self.K != 0
+        self.lengths = rest[0] if config.lengths else None
+        self.reset = rest[-1] if config.reset else None
+        if config.lengths and config.reset:  # a reset in the padding is none: the state there is held
+            self.reset = rest[-1] & (lax.broadcasted_iota(jnp.int32, rest[-1].shape, 0) < rest[0][None])
+
+    def loop(self, body, carry, down):
+        """`body(m, carry)` over all chunks, from the last to the first if `down`."""
+        return lax.fori_loop(0, self.n, lambda k, carry: body(self.n - 1 - k if down else k, carry), carry)
+
+    def steps(self, m, body, carry, down):
+        """`body(j, carry)` over the rows j that chunk m owns."""
+        low = self._low(m)
+        return lax.fori_loop(low, self.K, lambda k, carry: body(self.K - 1 + low - k if down else k, carry), carry)
+
+    def rows(self, m, xs):
+        """The first row of chunk m, and its K rows of `xs`."""
+        first = m * self.K
+        if self.ragged:
+            first = jnp.minimum(first, self.T - self.K)
+        return first, lax.dynamic_slice_in_dim(xs, first, self.K)
+
+    def clean(self, first, x):
+        """The rows of a chunk with padding set to 0, before any product sees it."""
+        if self.lengths is None:
+            return x
+        t = first + lax.broadcasted_iota(jnp.int32, (self.K, 1), 0)
+        return jnp.where((t < self.lengths[None])[..., None], x, 0)
+
+    def before(self, first, rows, initial):
+        """For each step of a chunk, the row of the step processed before it, or `initial` where a sequence begins."""
+        T, K = self.T, self.K
+        t = first + lax.broadcasted_iota(jnp.int32, (K, 1), 0)
+        inside = lax.dynamic_slice_in_dim(rows, first, K)
+        if self.config.reverse:
+            edge = lax.dynamic_slice_in_dim(rows, jnp.minimum(first + K, T - 1), 1)
+            shifted = jnp.concatenate([inside[1:], edge])
+            start = t == (T if self.lengths is None else self.lengths[None]) - 1
+        else:
+            edge = lax.dynamic_slice_in_dim(rows, jnp.maximum(first - 1, 0), 1)
+            shifted = jnp.concatenate([edge, inside[:-1]])
+            start = t == 0
+        if self.reset is not None:
+            start = start | lax.dynamic_slice_in_dim(self.reset, first, K)
+        return jnp.where(start[..., None], initial.astype(rows.dtype)[None], shifted)
+
+    def own(self, m, rows):
+        """`rows` of a chunk with those that chunk m does not own set to 0."""
+        return jnp.where(self._owned(m), rows, 0) if self.ragged else rows
+
+    def put(self, m, xs, rows):
+        """`xs` with the rows that chunk m owns replaced."""
+        first, old = self.rows(m, xs)
+        rows = jnp.where(self._owned(m), rows, old) if self.ragged else rows
+        return lax.dynamic_update_slice_in_dim(xs, rows, first, 0)
+
+    def _owned(self, m):
+        return lax.broadcasted_iota(jnp.int32, (self.K, 1, 1), 0) >= self._low(m)
+
+    def _low(self, m):
+        return m * self.K - jnp.minimum(m * self.K, self.T - self.K) if self.ragged else 0
+
+
+def _empty(shape, dtype, like):
+    """A buffer whose every row will be written."""
+    return varying.over(varying.axes(like), lax.empty(shape, dtype))
+
+
+def _row(rows, t):
+    return lax.dynamic_index_in_dim(rows, t, 0, keepdims=False)
+
+
+def _put(rows, row, t):
+    return lax.dynamic_update_index_in_dim(rows, row.astype(rows.dtype), t, 0)
+
+
+def _activate(a):
+    """i, f, g, o from the four tanh [..., 4H]."""
+    i, f, g, o = jnp.split(a, 4, axis=-1)
+    return i * 0.5 + 0.5, f * 0.5 + 0.5, g, o * 0.5 + 0.5
+
+
+def _halved(w, dtype):
+    """`w` with the columns of i, f and o halved: exact, and its own transpose."""
+    H = w.shape[-1] // 4
+    scale = jnp.repeat(jnp.array([0.5, 0.5, 1, 0.5], w.dtype), H)
+    return (w * lax.expand_dims(scale, range(w.ndim - 1))).astype(dtype)
+
+
+def _project(x, w, b, config, wide):
+    """x w + b for a chunk: [K, B, D] to [K, B, 4H]."""
+    return _dot(x, w, config, wide) + b[None, None]
+
+
+def _dot(x, w, config, wide):
+    """[..., B, M] times [M, N], summed in `wide` or wider."""
+    kind = dict(precision=config.precision, preferred_element_type=wider(wide, config.dtype))
+    return jnp.dot(x.astype(config.dtype), w, **kind).astype(wide)
+
+
+def _outer(x, dz, config, wide):
+    """The sum over time and batch of x^T dz: [K, B, M], [K, B, N] to [M, N]."""
+    # Two contracting axes, not one reshaped: a batch that is sharded over devices stays where it is.
+    kind = dict(precision=config.precision, preferred_element_type=wider(wide, config.dtype))
+    x, dz = x.astype(config.dtype), dz.astype(config.dtype)
+    return lax.dot_general(x, dz, (((0, 1), (0, 1)), ((), ())), **kind).astype(wide)
