@@ -60,16 +60,16 @@ def _flax_linen(case, dtype):
     from flax import linen as nn
 
     def own(layer):
-        w_x, w_h, b = (np.split(array, 4, axis=-1) for array in layer)
-        gates = [(f"i{gate}", {"kernel": w}) for gate, w in zip("ifgo", w_x, strict=True)]
-        gates += [(f"h{gate}", {"kernel": w, "bias": v}) for gate, w, v in zip("ifgo", w_h, b, strict=True)]
-        return {"params": {"cell": dict(gates)}}
+        cell = {}
+        for gate, w_x, w_h, b in zip("ifgo", *(np.split(array, 4, axis=-1) for array in layer), strict=True):
+            cell |= {f"i{gate}": {"kernel": w_x}, f"h{gate}": {"kernel": w_h, "bias": b}}
+        return {"params": {"cell": cell}}
 
     def ours(variables):
-        cell = variables["params"]["cell"]
-        names = [(f"i{gate}", "kernel") for gate in "ifgo"], [(f"h{gate}", "kernel") for gate in "ifgo"]
-        names = *names, [(f"h{gate}", "bias") for gate in "ifgo"]
-        return Layer(*(np.concatenate([cell[gate][kind] for gate, kind in group], axis=-1) for group in names))
+        def joined(side, kind):
+            return np.concatenate([variables["params"]["cell"][f"{side}{gate}"][kind] for gate in "ifgo"], axis=-1)
+
+        return Layer(joined("i", "kernel"), joined("h", "kernel"), joined("h", "bias"))
 
     def layer(variables, state, xs, reverse, lengths):
         cell = nn.OptimizedLSTMCell(state.h.shape[-1], dtype=_compute(dtype))

@@ -29,7 +29,8 @@ ROWS = {
     "datasets": 1,
     "train": 1,
     "checkpoint": 1,
-    # the ways to compute a layer over time: scan says what is right, fused falls back on it, dispatch chooses
+    # the ways to compute a layer over time: scan says what is right, fused falls back on it where it has no derivative,
+    # chunked is its arithmetic, dispatch chooses
     "backends/scan": 2,
     "backends/chunked": 2,
     "backends/fused": 3,

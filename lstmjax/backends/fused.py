@@ -9,6 +9,7 @@ The operands have a group axis G beside the batch: sequences of one group share 
 `vmap` over weights grows G.
 """
 
+import math
 from functools import partial
 from typing import NamedTuple
 
@@ -74,7 +75,7 @@ def run(
         dtype=dtype,
         # The outputs double as what the recurrent product saw, so they are stored so that nothing of it is lost.
         stored=xs.dtype if xs.dtype in (wide, dtype) else wider(dtype, xs.dtype),
-        chunk=min(T, chunk or _chunk(T)),
+        chunk=min(T, chunk or _chunk(T, xs.size // (T * D), params.w_x, params.w_h)),
         residuals=residuals or "gates",
         precision=precision,
         lengths=lengths is not None,
@@ -98,10 +99,18 @@ def run(
     return LSTMState(h.reshape(shape), c.reshape(shape)), ys.reshape(T, *shape).astype(xs.dtype)
 
 
-def _chunk(T):
-    """Steps in a chunk: about 10, and if it can be a divisor of T, which spares the last chunk its overlap."""
-    divisors = [k for k in range(5, 21) if T % k == 0]
-    return min(divisors, key=lambda k: abs(k - 10), default=10)
+def _chunk(T, B, w_x, w_h):
+    """Steps in a chunk.
+
+    So many that the chunk's [K, B, 4H] stays in the cache (1.3 MB; at most 50), and where the weights are large, so
+    many that reading them once for a chunk weighs little beside its steps. Near that, a divisor of T is taken if there
+    is one: it spares the last chunk its overlap.
+    """
+    step = B * w_h.shape[1] * w_h.dtype.itemsize
+    weights = (w_x.size + w_h.size) * w_h.dtype.itemsize
+    want = min(max(1.3e6 / step, weights / (2.5 * step), 5), 50)
+    divisors = [k for k in range(1, T + 1) if T % k == 0 and 0.6 * want <= k <= 1.6 * want]
+    return min(divisors, key=lambda k: abs(math.log(k / want)), default=min(T, round(want)))
 
 
 def tangent(*operands, config, wrt):

@@ -1,0 +1,410 @@
+"""fused against scan, which defines what is right: in every combination of options, under every transformation."""
+
+import functools
+from typing import Any, NamedTuple
+
+import chex
+import hypothesis
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+from jax.test_util import check_grads
+
+import lstmjax
+from tests import reference
+from tests.problems import B, D, H, T, cast, problem
+
+# --- values and gradients --------------------------------------------------------------------------------------------
+
+
+class Setting(NamedTuple):
+    """One drawn way to call run: the shapes, which arguments there are, and the options of fused."""
+
+    time: int
+    batch: int
+    inputs: int
+    hidden: int
+    bias: bool
+    state: bool
+    lengths: bool
+    reset: bool
+    residuals: str | None = None
+    chunk: int | None = None
+    seed: int = 0
+    reverse: bool = False
+
+
+settings = st.builds(
+    Setting,
+    time=st.integers(1, 9),
+    batch=st.integers(1, 3),
+    inputs=st.integers(1, 3),
+    hidden=st.integers(1, 3),
+    bias=st.booleans(),
+    state=st.booleans(),
+    lengths=st.booleans(),
+    reset=st.booleans(),
+    residuals=st.sampled_from(["gates", "outputs", None]),
+    chunk=st.sampled_from([None, 1, 2, 3, 4, 50]),
+    seed=st.integers(0, 3),
+)
+argument = st.sampled_from(["params", "xs", "state", "lengths", "reset"])
+
+
+def arguments(setting: Setting, seed: int, dtype: Any) -> list:
+    """Params, xs, state, lengths and reset, with None for those that the setting does without."""
+    s = setting
+    p = problem("lstm", s.time, (s.batch,), s.inputs, s.hidden, dtype, seed, s.bias)
+    return [
+        p.params,
+        p.xs,
+        *(a if there else None for a, there in zip(p[2:], (s.state, s.lengths, s.reset), strict=True)),
+    ]
+
+
+def loss_of(setting: Setting, backend: str):
+    """(params, xs, state, lengths, reset) -> a loss that weighs every number of the result."""
+    options = dict(residuals=setting.residuals, chunk=setting.chunk) if backend == "fused" else {}
+
+    def loss(params, xs, state, lengths, reset):
+        options_of_data = dict(lengths=lengths, reset=reset, reverse=setting.reverse)
+        results = lstmjax.run(params, xs, state, **options_of_data, backend=backend, **options)
+        return reference.scalar(*results), results
+
+    return loss
+
+
+def compare(how, setting, args, tolerance):
+    """`how(loss)` on fused gives what it gives on scan."""
+    wanted = (0, 1) if args[2] is None else (0, 1, 2)
+    got, want = (jax.device_get(jax.jit(how(loss_of(setting, name), wanted))(*args)) for name in ("fused", "scan"))
+    chex.assert_trees_all_close(got, want, rtol=tolerance, atol=tolerance)
+
+
+def plain(loss, wanted):
+    return jax.value_and_grad(loss, wanted, has_aux=True)
+
+
+both_directions = pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+
+
+@both_directions
+@hypothesis.given(settings)
+@hypothesis.settings(max_examples=6)
+def test_equals_scan(reverse, setting):
+    with jax.enable_x64(True):
+        compare(plain, setting._replace(reverse=reverse), arguments(setting, setting.seed, np.float64), 1e-11)
+
+
+@both_directions
+@hypothesis.given(settings)
+@hypothesis.settings(max_examples=3)
+def test_equals_scan_in_float32(reverse, setting):
+    compare(plain, setting._replace(reverse=reverse), arguments(setting, setting.seed, np.float32), 2e-5)
+
+
+@both_directions
+@hypothesis.given(settings, st.sets(argument, min_size=1))
+@hypothesis.settings(max_examples=5)
+def test_vmap_of_the_gradient(reverse, setting, mapped):
+    """Per-example values and gradients, mapped over any of the arguments: data, weights, lengths alone, ..."""
+    with jax.enable_x64(True):
+        args, axes = mapped_arguments(setting, mapped)
+
+        def how(loss, wanted):
+            return jax.vmap(plain(loss, wanted), axes)
+
+        compare(how, setting._replace(reverse=reverse), args, 1e-11)
+
+
+@both_directions
+@hypothesis.given(settings, st.sets(argument, min_size=1))
+@hypothesis.settings(max_examples=5)
+def test_gradient_of_vmap(reverse, setting, mapped):
+    """Gradients of a loss over a mapped axis, over any of the arguments."""
+    with jax.enable_x64(True):
+        args, axes = mapped_arguments(setting, mapped)
+
+        def how(loss, wanted):
+            def total(*args):
+                losses, results = jax.vmap(loss, axes)(*args)
+                return (losses * np.arange(1.0, len(losses) + 1)).sum(), results
+
+            return plain(total, wanted)
+
+        compare(how, setting._replace(reverse=reverse), args, 1e-11)
+
+
+def mapped_arguments(setting, mapped):
+    """The arguments with an axis of 2 more where they are mapped, and where that axis is: 0, of xs the last."""
+    names = ["params", "xs", "state", "lengths", "reset"]
+    draws = [arguments(setting, seed, np.float64) for seed in (0, 1)]
+    args, axes = [], []
+    for name, *pair in zip(names, *draws, strict=True):
+        axis = {"xs": -1}.get(name, 0) if name in mapped and pair[0] is not None else None
+        args.append(pair[0] if axis is None else jax.tree.map(lambda *a, axis=axis: np.stack(a, axis), *pair))
+        axes.append(axis)
+    hypothesis.assume(any(axis is not None for axis in axes))
+    return args, tuple(axes)
+
+
+@pytest.mark.parametrize("outer", ["weights", "data"])
+def test_vmap_of_vmap(x64, outer):
+    """Two mapped axes, one of weights and one of data, in either order."""
+    problems = [problem("lstm", dtype=np.float64, seed=seed) for seed in (0, 1)]
+    params, xs = (
+        jax.tree.map(lambda *a: np.stack(a), *(getattr(p, field) for p in problems)) for field in ("params", "xs")
+    )
+    setting = Setting(T, B, D, H, bias=True, state=False, lengths=True, reset=False, chunk=3)
+    weights, data = (0, None, None, None, None), (None, 0, None, None, None)
+
+    def how(loss, wanted):
+        axes = (data, weights) if outer == "weights" else (weights, data)
+        return functools.reduce(jax.vmap, axes, plain(loss, wanted))
+
+    compare(how, setting, [params, xs, None, problems[0].lengths, None], 1e-11)
+
+
+@pytest.mark.parametrize(("time", "reverse"), [(10, False), (23, True), (41, False)])
+def test_default_chunks_equal_scan(x64, time, reverse):
+    """Lengths of time at which the default chunk divides, overlaps a lot, and overlaps but for one step."""
+    setting = Setting(time, 3, 2, 3, bias=True, state=True, lengths=True, reset=True, reverse=reverse)
+    compare(plain, setting, arguments(setting, 0, np.float64), 1e-10)
+
+
+@pytest.mark.parametrize(
+    ("dtypes", "residuals"),
+    [
+        ("bfloat16 inputs", "gates"),
+        ("bfloat16 inputs", "outputs"),
+        ("bfloat16 products", "outputs"),
+        ("bfloat16 weights", "gates"),
+        ("float16 all", "outputs"),
+    ],
+)
+def test_half_precision_equals_scan(dtypes, residuals):
+    """The same roundings in the same places, up to the order of sums."""
+    p = problem("lstm")
+    half = jnp.dtype("float16" if "float16 " in dtypes else "bfloat16")
+    params = cast(p.params, half) if dtypes in ("bfloat16 weights", "float16 all") else p.params
+    xs = cast(p.xs, half) if dtypes in ("bfloat16 inputs", "float16 all") else p.xs
+    compute_dtype = half if dtypes == "bfloat16 products" else None
+
+    def loss(backend, params, xs, state):
+        options = dict(residuals=residuals, chunk=3) if backend == "fused" else {}
+        data = dict(lengths=p.lengths, reset=p.reset, compute_dtype=compute_dtype, backend=backend)
+        return reference.scalar(*lstmjax.run(params, xs, state, **data, **options))
+
+    found = [
+        jax.jit(jax.value_and_grad(functools.partial(loss, backend), (0, 1, 2)))(params, xs, p.state)
+        for backend in ("fused", "scan")
+    ]
+    chex.assert_trees_all_equal_dtypes(*found)
+    got, want = cast(jax.device_get(found), np.float32)
+    chex.assert_trees_all_close(got, want, rtol=0.03, atol=0.03)
+
+
+# --- derivatives beyond the first ------------------------------------------------------------------------------------
+
+
+def tiny(backend, **options):
+    """A loss of (params, xs, state) at the smallest size that has every option, and its arguments."""
+    p = problem("lstm", time=3, batch=(2,), inputs=1, hidden=2, dtype=np.float64)
+    lengths, reset = np.array([3, 2]), np.array([[0, 0], [0, 1], [1, 0]], bool)
+
+    def loss(*args):
+        return reference.scalar(*lstmjax.run(*args, lengths=lengths, reset=reset, backend=backend, **options))
+
+    return loss, p[:3]
+
+
+def test_scan_has_second_derivatives(x64):
+    loss, args = tiny("scan")
+    check_grads(jax.jit(loss), args, order=2, modes=["rev"], atol=1e-5, rtol=1e-5)
+
+
+def tree_cos(tree):
+    """A direction as good as any."""
+    return jax.tree.map(jnp.cos, tree)
+
+
+def jvp(loss, args):
+    return jax.jvp(loss, args, tree_cos(args))[1]
+
+
+def jacfwd(loss, args):
+    return jax.jacfwd(loss, 2)(*args)
+
+
+def hessian(loss, args):
+    return jax.hessian(loss, 2)(*args)
+
+
+def gradient_of_gradient(loss, args):
+    return jax.grad(lambda xs: (jax.grad(loss)(args[0], xs, args[2]).w_h ** 2).sum())(args[1])
+
+
+def jvp_of_gradient(loss, args):
+    return jax.jvp(jax.grad(loss, (0, 1, 2)), args, tree_cos(args))[1]
+
+
+def gradient_of_jvp(loss, args):
+    return jax.grad(lambda *args: jax.jvp(loss, args, tree_cos(args))[1], (0, 1, 2))(*args)
+
+
+def jvp_of_jvp(loss, args):
+    return jax.jvp(lambda *args: jax.jvp(loss, args, tree_cos(args))[1], args, tree_cos(args))[1]
+
+
+def vmap_of_jvp(loss, args):
+    def of_bias(b):
+        here = (args[0]._replace(b=b), *args[1:])
+        return jax.jvp(loss, here, tree_cos(here))[1]
+
+    return jax.vmap(of_bias)(jnp.stack([args[0].b, -args[0].b]))
+
+
+DERIVATIVES = [jvp, jacfwd, hessian, gradient_of_gradient, jvp_of_gradient, gradient_of_jvp, jvp_of_jvp, vmap_of_jvp]
+every_derivative = pytest.mark.parametrize("derivative", DERIVATIVES, ids=lambda f: f.__name__)
+
+
+@every_derivative
+def test_backend_none_has_scans_derivatives(x64, derivative):
+    """Forward mode and second derivatives through backend=None, where a first derivative takes fused."""
+    options = dict(reverse=True, residuals="outputs", chunk=2)
+    (loss, args), (slow_loss, _) = tiny(None, **options), tiny("scan", reverse=True)
+    assert lstmjax.choose(*args[:2], **options) == "fused"
+    got, want = (jax.device_get(jax.jit(derivative, static_argnums=0)(f, args)) for f in (loss, slow_loss))
+    chex.assert_trees_all_close(got, want, rtol=1e-10, atol=1e-10)
+
+
+@every_derivative
+def test_fused_by_name_refuses_what_it_has_not(x64, derivative):
+    """By name it insists: no quiet way to scan, and the error says what to ask for instead."""
+    loss, args = tiny("fused")
+    args = jax.tree.map(jnp.asarray, args)
+    for call in (derivative, jax.jit(derivative, static_argnums=0)):
+        with pytest.raises(TypeError, match='backend="scan"'):
+            call(loss, args)
+
+
+# --- the choice ------------------------------------------------------------------------------------------------------
+
+
+def test_choose_and_reasons():
+    lstm, gru, rnn = (problem(cell).params for cell in ("lstm", "gru", "rnn"))
+    xs = jax.ShapeDtypeStruct((T, B, D), np.float32)  # only shape and dtype are read
+    assert lstmjax.choose(lstm, xs) == "fused"
+    assert lstmjax.choose(gru, xs) == lstmjax.choose(rnn, xs) == "scan"
+    assert lstmjax.choose(lstm, xs, backend="scan") == "scan"
+    assert lstmjax.choose(lstm, xs, residuals="outputs", chunk=3) == "fused"
+    stack = (lstmjax.Bidirectional(lstm, gru), rnn)
+    assert lstmjax.choose(stack, xs) == (lstmjax.Bidirectional("fused", "scan"), "scan")
+    assert lstmjax.reasons(lstm, xs) == {"scan": None, "fused": None}
+    assert "GRUParams" in lstmjax.reasons(gru, xs)["fused"]
+    assert "residuals" in lstmjax.reasons(lstm, xs, residuals="gates")["scan"]
+    assert "chunk" in lstmjax.reasons(lstm, xs, chunk=2)["scan"]
+    assert lstmjax.reasons(lstm, xs, chunk=2)["fused"] is None
+
+
+def test_run_takes_the_backend_that_choose_names():
+    """The primitive of fused is in the program where choose says so, and nowhere else."""
+    p = problem("lstm")
+    for backend in (None, "scan", "fused"):
+        text = str(jax.make_jaxpr(functools.partial(lstmjax.run, backend=backend))(p.params, p.xs))
+        fused = "scan[" not in text
+        assert ("fused" if fused else "scan") == lstmjax.choose(p.params, p.xs, backend=backend)
+
+
+# --- what is compiled ------------------------------------------------------------------------------------------------
+
+
+def lowered(function, *args):
+    return jax.jit(function).lower(*args)
+
+
+def test_gradient_of_vmap_has_one_weight_gradient():
+    """With shared weights no array holds a weight gradient for each of n examples; vmap of grad has one, of course."""
+    n, inputs, hidden = 7, 3, 11
+    p = problem("lstm", batch=(n,), inputs=inputs, hidden=hidden)
+    xs = np.moveaxis(p.xs, 1, 0)
+
+    def loss(params, xs):
+        return reference.scalar(*lstmjax.run(params, xs, backend="fused"))
+
+    def total(params, xs):
+        return jax.vmap(loss, (None, 0))(params, xs).sum()
+
+    def holds_one_per_example(function):
+        text = lowered(function, p.params, xs).as_text()
+        assert f"tensor<{inputs}x{4 * hidden}xf32>" in text
+        sizes = [(n, rows, columns) for rows in (inputs, hidden) for columns in (4 * hidden,)]
+        return any("x".join(map(str, size)) + "xf32" in text for size in sizes)
+
+    assert not holds_one_per_example(jax.grad(total))
+    assert holds_one_per_example(jax.vmap(jax.grad(loss), (None, 0)))
+
+
+def test_outputs_keep_much_less_than_gates():
+    """Temporary memory of the compiled gradient: the gates of all steps, or little more than the outputs."""
+    p = problem("lstm", time=400, batch=(8,), inputs=16, hidden=32)
+
+    def temporary(**options):
+        def loss(params, xs):
+            _, ys = lstmjax.run(params, xs, **options)
+            return (ys * ys).sum()
+
+        return lowered(jax.grad(loss), p.params, p.xs).compile().memory_analysis().temp_size_in_bytes
+
+    output = 400 * 8 * 32 * 4
+    gates, outputs = (temporary(backend="fused", residuals=residuals) for residuals in ("gates", "outputs"))
+    assert gates > 5 * output
+    assert outputs < 0.5 * gates
+    assert gates < temporary(backend="scan")
+
+
+def test_memory_of_a_long_sequence():
+    """10,000 steps: the gradient with residuals="outputs" needs less than four times its outputs."""
+    p = problem("lstm", time=10_000, batch=(2,), inputs=4, hidden=32)
+
+    def loss(params, xs):
+        _, ys = lstmjax.run(params, xs, residuals="outputs")
+        return (ys * ys).sum()
+
+    memory = lowered(jax.grad(loss), p.params, p.xs).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < 4 * 10_000 * 2 * 32 * 4
+
+
+@pytest.mark.parametrize("backend", ["scan", "fused"])
+def test_exports_for_every_platform(backend):
+    """From any machine, for CPU, CUDA and TPU; and what was exported gives the same numbers here."""
+    p = problem("lstm")
+
+    def loss(*args):
+        params, xs, state, lengths, reset = args
+        results = lstmjax.run(params, xs, state, lengths=lengths, reset=reset, backend=backend)
+        return reference.scalar(*results), results
+
+    function = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    flat = jax.jit(lambda *leaves: jax.tree.leaves(function(*jax.tree.unflatten(jax.tree.structure(p), leaves))))
+    leaves = jax.tree.leaves(p)
+    exported = jax.export.export(flat, platforms=("cpu", "cuda", "tpu"))(*leaves)
+    assert set(exported.platforms) == {"cpu", "cuda", "tpu"}
+    chex.assert_trees_all_close(exported.call(*leaves), flat(*leaves), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("backend", [None, "scan", "fused"])
+def test_one_trace_for_all_values(backend):
+    """Lengths, resets and states are data: other values do not compile again."""
+    p = problem("lstm")
+    chex.clear_trace_counter()
+
+    @jax.jit
+    @chex.assert_max_traces(n=1)
+    def loss(params, xs, state, lengths, reset):
+        return reference.scalar(*lstmjax.run(params, xs, state, lengths=lengths, reset=reset, backend=backend))
+
+    for seed in range(5):
+        loss(*problem("lstm", seed=seed)._replace(lengths=np.roll(p.lengths, seed)))
