@@ -212,10 +212,10 @@ def init_gru(
         return GRUParams(w_x, w_h)
     if init != "torch":
         return GRUParams(w_x, w_h, b, jnp.zeros(hidden, dtype))
-    # torch keeps two biases a gate: the sum serves r and z, but n needs its recurrent one apart.
+    # torch has two biases a gate. Their sum serves r and z, but n needs the recurrent one apart: the same draw again.
     bound = hidden**-0.5
-    n, b_n = jax.random.uniform(jax.random.fold_in(key, 1), (2, hidden), dtype, -bound, bound)
-    return GRUParams(w_x, w_h, b.at[2 * hidden :].set(n), b_n)
+    b_x, b_h = jax.random.uniform(jax.random.split(key, 3)[2], (2, 3 * hidden), state_dtype(dtype), -bound, bound)
+    return GRUParams(w_x, w_h, b.at[2 * hidden :].set(b_x[2 * hidden :].astype(dtype)), b_h[2 * hidden :].astype(dtype))
 
 
 def gru_step(

@@ -159,6 +159,16 @@ def _run_jvp(primals, tangents, *, config, keep):
     return (out, d_out + zeros) if keep else (out[:3], d_out)
 
 
+def _tangent_jvp(primals, tangents, *, config, wrt):
+    if config.insist:
+        raise TypeError(_ORDER)
+    n, end = sum(wrt) + 6, sum(wrt) + 6 + config.lengths + config.reset
+    given, results = _tangent_layouts(config, wrt)
+    function = _grouped(partial(tangent, config=config, wrt=wrt), given[:end], results)
+    tangents = [ad.instantiate_zeros(d) for d in tangents[:n]]
+    return jax.jvp(lambda *linear: function(*linear, *primals[n:end]), tuple(primals[:n]), tuple(tangents))
+
+
 def _tangent_transpose(cotangents, *operands, config, wrt):
     n = sum(wrt)
     primals = operands[n:]
@@ -324,5 +334,6 @@ run_p = _primitive("lstm", forward, "keep", _run_layouts, _run_avals)
 tangent_p = _primitive("lstm_tangent", tangent, "wrt", _tangent_layouts, _tangent_avals)
 vjp_p = _primitive("lstm_vjp", backward, "wrt", _vjp_layouts, _vjp_avals)
 ad.primitive_jvps[run_p] = _run_jvp
+ad.primitive_jvps[tangent_p] = _tangent_jvp
 ad.primitive_jvps[vjp_p] = _vjp_jvp
 ad.primitive_transposes[tangent_p] = _tangent_transpose
