@@ -124,6 +124,7 @@ def init_lstm(
     >>> params.w_x.shape, params.w_h.shape, params.b.shape
     ((3, 20), (5, 20), (20,))
     """
+    checks.number("forget_bias", forget_bias)
     w_x, w_h, b = _draw(key, inputs, hidden, 4, init, bias, dtype)
     if b is not None and init != "torch":
         b = b.at[hidden : 2 * hidden].set(forget_bias)
@@ -165,7 +166,7 @@ def lstm_step(
     >>> y.shape
     (5,)
     """
-    params, state, x = _check_step("lstm_step", LSTMParams, params, state, x)
+    params, state, x = _check_step("lstm_step", LSTMParams, params, state, x, precision)
     return lstm_cell(params, state, x, compute_dtype, precision)
 
 
@@ -240,7 +241,7 @@ def gru_step(
     >>> gru_step(params, init_state(params), jnp.ones(3))[1].shape
     (5,)
     """
-    params, state, x = _check_step("gru_step", GRUParams, params, state, x)
+    params, state, x = _check_step("gru_step", GRUParams, params, state, x, precision)
     return gru_cell(params, state, x, compute_dtype, precision)
 
 
@@ -302,7 +303,7 @@ def rnn_step(
     >>> rnn_step(params, init_state(params), jnp.ones(3))[1].shape
     (5,)
     """
-    params, state, x = _check_step("rnn_step", RNNParams, params, state, x)
+    params, state, x = _check_step("rnn_step", RNNParams, params, state, x, precision)
     return rnn_cell(params, state, x, compute_dtype, precision)
 
 
@@ -329,7 +330,7 @@ def init_state(params: Any, batch: tuple[int, ...] | int = (), dtype: DTypeLike 
     >>> init_state(init_lstm(jax.random.key(0), 3, 5), batch=2).h.shape
     (2, 5)
     """
-    batch = (batch,) if isinstance(batch, int) else tuple(batch)
+    batch = checks.batch_shape("batch", batch)
     wide = state_dtype(checks.float_dtype("dtype", dtype))
 
     def zeros(layer):
@@ -441,11 +442,12 @@ def check_state(name: str, params: Params, state: Any, batch: tuple[int, ...], d
     return kind(*(jnp.asarray(array).astype(wide) for array in state))
 
 
-def _check_step(where, kind, params, state, x):
+def _check_step(where, kind, params, state, x, precision=None):
     """The door of a step: params and x as arrays, the state in its dtype."""
     if type(params) is not kind:
         raise TypeError(f"{where}: params should be {kind.__name__}, got {checks.show(params)}")
     params = check_params("params", params)
+    checks.precision("precision", precision)
     x = checks.as_float_array("x", x)
     if x.ndim == 0 or x.shape[-1] != input_size(params):
         raise ValueError(f"x has shape {x.shape}, but params expect [*batch, D] with D = {input_size(params)}")

@@ -51,6 +51,35 @@ def size(name: str, n: Any) -> int:
     return int(n)
 
 
+def number(name: str, x: Any) -> None:
+    """Refuse what is no real number."""
+    if isinstance(x, bool) or not isinstance(x, int | float | np.integer | np.floating):
+        raise TypeError(f"{name} should be a number, got {show(x)}")
+
+
+def batch_shape(name: str, given: Any) -> tuple[int, ...]:
+    """`given` as the sizes of batch axes: an int, or a tuple of ints, none negative."""
+    sizes = tuple(given) if isinstance(given, tuple | list) else (given,)
+    for n in sizes:
+        if isinstance(n, bool) or not isinstance(n, int | np.integer):
+            raise TypeError(f"{name} should be an int or a tuple of ints, got {given!r}")
+        if n < 0:
+            raise ValueError(f"{name} should hold no negative size, got {given}")
+    return sizes
+
+
+def precision(name: str, given: Any) -> None:
+    """Refuse what `jax.lax.dot` does not know as a precision."""
+    if given is None:
+        return
+    one = jax.ShapeDtypeStruct((1,), jnp.float32)
+    try:
+        jax.eval_shape(lambda a: jnp.dot(a, a, precision=given), one)
+    except (TypeError, ValueError):
+        known = "None, 'default', 'high', 'highest' or what else jax.lax.dot takes"
+        raise ValueError(f"{name} should be {known}, got {given!r}") from None
+
+
 def one_of(name: str, given: Any, allowed: tuple) -> None:
     """Refuse a `given` that is not among the `allowed` names."""
     if given not in allowed:
@@ -92,7 +121,10 @@ def flag(name: str, given: Any) -> bool:
 def lengths(name: str, given: Any, batch: tuple[int, ...], time: int) -> jax.Array:
     """Lengths as int32 of shape `batch`, in [0, time]: refused when concrete, clipped under tracing."""
     if isinstance(given, list | tuple | int) and not isinstance(given, bool):
-        given = np.asarray(given)
+        try:
+            given = np.asarray(given)
+        except ValueError:
+            raise TypeError(f"{name} should be an array of ints of shape {batch}, got a ragged list") from None
     if not is_array(given) or not jnp.issubdtype(given.dtype, jnp.integer):
         raise TypeError(f"{name} should be an array of ints of shape {batch}, got {show(given)}")
     if given.shape != batch:

@@ -79,10 +79,10 @@ def run(
     >>> ys.shape, state[0].h.shape, bool((ys[4:, 1] == 0).all())
     ((7, 2, 4), (2, 5), True)
     """
-    xs, options = _door(params, xs, lengths, reset, reverse, compute_dtype, residuals, chunk)
+    xs, options = _door(params, xs, lengths, reset, reverse, compute_dtype, precision, residuals, chunk)
 
     def layer(params, xs, state, **options):
-        return dispatch.run(params, xs, state, backend=backend, precision=precision, **options)
+        return dispatch.run(params, xs, state, backend=backend, **options)
 
     return _walk(layer, params, xs, state, options)
 
@@ -115,10 +115,10 @@ def trace(
     >>> state.c.shape, gates.f.shape
     ((7, 5), (7, 5))
     """
-    xs, options = _door(params, xs, lengths, reset, reverse, compute_dtype, None, None)
+    xs, options = _door(params, xs, lengths, reset, reverse, compute_dtype, precision, None, None)
 
     def layer(params, xs, state, **options):
-        _, traced = scan.trace(params, xs, state, precision=precision, **options)
+        _, traced = scan.trace(params, xs, state, **options)
         return traced, traced[0].h.astype(xs.dtype)
 
     return _walk(layer, params, xs, state, options)[0]
@@ -151,6 +151,7 @@ def step(
         raise ValueError(f"x should be [*batch, D], got shape {x.shape}")
     if compute_dtype is not None:
         compute_dtype = checks.float_dtype("compute_dtype", compute_dtype)
+    checks.precision("precision", precision)
     return _step("params", "state", params, state, x, compute_dtype, precision)
 
 
@@ -176,7 +177,7 @@ def choose(params: Any, xs: Any, *, backend: str | None = None, **options: Any) 
     return jax.tree.map(of_layer, params, is_leaf=is_layer)
 
 
-def _door(params, xs, lengths, reset, reverse, compute_dtype, residuals, chunk):
+def _door(params, xs, lengths, reset, reverse, compute_dtype, precision, residuals, chunk):
     """What `run` and `trace` are given, checked, and the options of a layer."""
     xs = checks.as_float_array("xs", xs)
     if xs.ndim < 2:
@@ -188,6 +189,7 @@ def _door(params, xs, lengths, reset, reverse, compute_dtype, residuals, chunk):
         reset = checks.bools("reset", reset, (T, *batch), "[T, *batch]")
     if compute_dtype is not None:
         compute_dtype = checks.float_dtype("compute_dtype", compute_dtype)
+    checks.precision("precision", precision)
     if residuals is not None:
         checks.one_of("residuals", residuals, fused.RESIDUALS)
     if chunk is not None:
@@ -195,7 +197,13 @@ def _door(params, xs, lengths, reset, reverse, compute_dtype, residuals, chunk):
     if checks.flag("reverse", reverse) and any(type(p) is Bidirectional for p in _containers(params)):
         raise ValueError("reverse should be False for params that hold a Bidirectional, which runs both ways already")
     return xs, dict(
-        lengths=lengths, reset=reset, reverse=reverse, compute_dtype=compute_dtype, residuals=residuals, chunk=chunk
+        lengths=lengths,
+        reset=reset,
+        reverse=reverse,
+        compute_dtype=compute_dtype,
+        precision=precision,
+        residuals=residuals,
+        chunk=chunk,
     )
 
 

@@ -15,7 +15,7 @@ from lstmjax import classify
 WORDS = {"up": ("good", "great", "fine", "lovely"), "down": ("bad", "poor", "awful", "dull")}
 QUICK = [
     "--epochs",
-    "4",
+    "10",
     "--hidden",
     "8",
     "--embedding",

@@ -102,13 +102,13 @@ def run(
 def _chunk(T, B, w_x, w_h):
     """Steps in a chunk.
 
-    So many that the chunk's [K, B, 4H] stays in the cache (1.3 MB; at most 50), and where the weights are large, so
+    So many that the chunk's [K, B, 4H] stays in the cache (1.3 MB; at most 20), and where the weights are large, so
     many that reading them once for a chunk weighs little beside its steps. Near that, a divisor of T is taken if there
     is one: it spares the last chunk its overlap.
     """
     step = B * w_h.shape[1] * w_h.dtype.itemsize
     weights = (w_x.size + w_h.size) * w_h.dtype.itemsize
-    want = min(max(1.3e6 / step, weights / (2.5 * step), 5), 50)
+    want = min(max(1.3e6 / step, weights / (2.5 * step), 5), 20)
     divisors = [k for k in range(1, T + 1) if T % k == 0 and 0.6 * want <= k <= 1.6 * want]
     return min(divisors, key=lambda k: abs(math.log(k / want)), default=min(T, round(want)))
 
