@@ -24,6 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, TypeError, OSError, ImportError, FloatingPointError) as error:
         print(f"lstmjax {options.command}: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f"lstmjax {options.command}: stopped", file=sys.stderr)
+        return 130
 
 
 def train(options: argparse.Namespace) -> int:

@@ -159,7 +159,7 @@ class _Shown:
     """Progress on a console: a bar on a terminal, a line an epoch elsewhere, nothing without one."""
 
     def __init__(self, console: Console | None, epochs: int):
-        self.console, self.epochs, self.bar = console, epochs, None
+        self.console, self.epochs, self.bar, self.measured = console, epochs, None, ""
         if console is not None and console.is_terminal:
             self.bar = Progress(
                 TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
@@ -195,12 +195,14 @@ class _Shown:
             if len(losses) % 16 == 1:
                 text = f"loss {float(losses[-1]):.4f}"
                 text += f", {tokens_per_second:,.0f} tokens/s" if tokens_per_second else ""
+                text += self.measured
                 self.bar.update(self.task, text=text)
             self.bar.advance(self.task)
 
     def done(self, record: dict[str, float], better: bool) -> None:
+        known = ("epoch", "seconds", "tokens_per_second")
+        self.measured = "".join(f", {name} {v:.4f}" for name, v in record.items() if name not in (*known, "loss"))
         if self.console:
-            known = ("epoch", "seconds", "tokens_per_second")
             parts = [f"{name} {value:.4f}" for name, value in record.items() if name not in known]
             if "tokens_per_second" in record:
                 parts.append(f"{record['tokens_per_second']:,.0f} tokens/s")
