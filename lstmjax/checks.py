@@ -5,11 +5,57 @@ Values (lengths, ids, labels) are looked at only where the array is concrete; un
 says which safe result stands in for the error.
 """
 
+import sys
+from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+_HUGE = sys.float_info.max
+
+
+_CHECKIFIED: ContextVar[bool] = ContextVar("checkified", default=False)
+
+
+def checkify(function: Callable) -> Callable:
+    """`function` with the checks of values that tracing would hide: lengths, ids, labels and rates out of range.
+
+    Args:
+      function: of arrays, not jitted inside (what was traced before has no checks); jit what comes out instead.
+
+    Returns:
+      The same arguments -> (error, results), an error of `jax.experimental.checkify`: `error.throw()` raises if a value
+      was out of range, `error.get()` is the message or None.
+
+    >>> import lstmjax
+    >>> params = lstmjax.init_lstm(jax.random.key(0), 3, 5)
+    >>> run = jax.jit(checkify(lambda xs, lengths: lstmjax.run(params, xs, lengths=lengths)))
+    >>> error, (state, ys) = run(jnp.ones((7, 2, 3)), jnp.array([3, 9]))
+    >>> error.get().split(" (")[0]
+    'lengths should lie in [0, T] with T = 7'
+    """
+    from jax.experimental import checkify
+
+    def checkified(*args, **kwargs):
+        token = _CHECKIFIED.set(True)
+        try:
+            return function(*args, **kwargs)
+        finally:
+            _CHECKIFIED.reset(token)
+
+    return checkify.checkify(checkified, errors=checkify.user_checks)
+
+
+def value(ok: jax.Array, message: str) -> None:
+    """Where `checkify` is at work, an error at run time if not all is `ok`; elsewhere nothing."""
+    if _CHECKIFIED.get():
+        from jax.experimental import checkify
+
+        checkify.check(ok.all(), message)
 
 
 def show(x: Any) -> str:
@@ -20,8 +66,8 @@ def show(x: Any) -> str:
 
 
 def is_array(x: Any) -> bool:
-    """Whether `x` is a jax or NumPy array, a tracer, or a `ShapeDtypeStruct`."""
-    return isinstance(x, jax.Array | np.ndarray | np.generic | jax.ShapeDtypeStruct)
+    """Whether `x` is a jax or NumPy array, or a tracer; NumPy's masked arrays are not, JAX cannot take them."""
+    return isinstance(x, jax.Array | np.ndarray | np.generic) and not isinstance(x, np.ma.MaskedArray)
 
 
 def is_concrete(x: Any) -> bool:
@@ -35,9 +81,10 @@ def as_float_array(name: str, x: Any) -> jax.Array:
     """`x` as a jax array if it is an array of real floats, else a TypeError that names it."""
     if not is_array(x):
         raise TypeError(f"{name} should be an array of floats, got {show(x)}")
-    if not jnp.issubdtype(x.dtype, jnp.floating):
+    if x.dtype.name not in FLOATS:
         raise TypeError(
-            f"{name} should be an array of floats, got {show(x)}; convert it first, e.g. x.astype('float32')"
+            f"{name} should be an array of floats ({', '.join(FLOATS)}), got {show(x)}; "
+            "convert it first, e.g. x.astype('float32')"
         )
     return jnp.asarray(x)
 
@@ -55,6 +102,41 @@ def number(name: str, x: Any) -> None:
     """Refuse what is no real number."""
     if isinstance(x, bool) or not isinstance(x, int | float | np.integer | np.floating):
         raise TypeError(f"{name} should be a number, got {show(x)}")
+
+
+def finite(name: str, x: Any) -> None:
+    """Refuse what is no finite number."""
+    number(name, x)
+    if not abs(x) <= _HUGE:
+        raise ValueError(f"{name} should be a finite number, got {x if isinstance(x, float) else 'a greater int'}")
+
+
+def positive(name: str, x: Any) -> float:
+    """`x` as a float, if it is a finite number above 0."""
+    finite(name, x)
+    if not x > 0:
+        raise ValueError(f"{name} should be a number above 0, got {x}")
+    return float(x)
+
+
+def rate(name: str, given: Any) -> Any:
+    """A probability below 1: a number, or an array of no axes, so that rates can be mapped over.
+
+    A concrete one outside [0, 1) is refused; under tracing it is clipped to that.
+    """
+    if is_array(given) and jnp.issubdtype(given.dtype, jnp.floating):
+        if given.shape != ():
+            raise ValueError(f"{name} should be one rate in [0, 1), got {show(given)}")
+    elif isinstance(given, bool) or not isinstance(given, int | float):
+        raise TypeError(f"{name} should be a float in [0, 1), got {show(given)}")
+    if not is_concrete(given):
+        value((given >= 0) & (given < 1), f"{name} should be in [0, 1)")
+        return jnp.clip(given, 0, 1 - jnp.finfo(given.dtype).eps)
+    # By way of NumPy: what a jitted function closes over is concrete, but JAX would trace what is done with it.
+    given = float(np.asarray(given))
+    if not 0 <= given < 1:
+        raise ValueError(f"{name} should be a float in [0, 1), got {given}")
+    return given
 
 
 def batch_shape(name: str, given: Any) -> tuple[int, ...]:
@@ -77,13 +159,15 @@ def precision(name: str, given: Any) -> None:
         jax.eval_shape(lambda a: jnp.dot(a, a, precision=given), one)
     except (TypeError, ValueError):
         known = "None, 'default', 'high', 'highest' or what else jax.lax.dot takes"
-        raise ValueError(f"{name} should be {known}, got {given!r}") from None
+        raise ValueError(f"{name} should be {known}, got {show(given)}") from None
 
 
 def one_of(name: str, given: Any, allowed: tuple) -> None:
     """Refuse a `given` that is not among the `allowed` names."""
-    if given not in allowed:
-        raise ValueError(f"{name} should be one of {', '.join(map(repr, allowed))}, got {given!r}")
+    # Compared only if it is a name: an array would be compared entry by entry.
+    if not any(given is one or (isinstance(given, str) and given == one) for one in allowed):
+        got = repr(given) if isinstance(given, str) else show(given)
+        raise ValueError(f"{name} should be one of {', '.join(map(repr, allowed))}, got {got}")
 
 
 def key(name: str, k: Any) -> None:
@@ -101,14 +185,25 @@ def key(name: str, k: Any) -> None:
 def float_dtype(name: str, dtype: Any) -> jnp.dtype:
     """`dtype` as a real floating dtype."""
     try:
-        found = jnp.dtype(dtype)
+        # None would be float64, and an array would be taken for its dtype.
+        found = None if dtype is None or is_array(dtype) else jnp.dtype(dtype)
     except TypeError:
-        raise TypeError(f"{name} should be a floating dtype such as 'float32' or 'bfloat16', got {dtype!r}") from None
-    if not jnp.issubdtype(found, jnp.floating):
-        raise TypeError(f"{name} should be a floating dtype such as 'float32' or 'bfloat16', got {found}")
+        found = None
+    if found is None or found.name not in FLOATS:
+        got = show(dtype) if found is None else found
+        raise TypeError(f"{name} should be one of the dtypes {', '.join(FLOATS)}, got {got}")
     if found == jnp.float64 and not jax.config.read("jax_enable_x64"):
         raise TypeError(f"{name} is float64, but 64-bit types are off: set jax_enable_x64 first")
     return found
+
+
+def steps(name: str, given: Any) -> bool | int:
+    """False, True, or a number of steps of at least 1."""
+    if isinstance(given, bool | np.bool_):
+        return bool(given)
+    if not isinstance(given, int | np.integer):
+        raise TypeError(f"{name} should be True, False or a number of steps, got {show(given)}")
+    return size(name, given)
 
 
 def flag(name: str, given: Any) -> bool:
@@ -133,7 +228,20 @@ def lengths(name: str, given: Any, batch: tuple[int, ...], time: int) -> jax.Arr
         low, high = int(np.min(np.asarray(given))), int(np.max(np.asarray(given)))
         if low < 0 or high > time:
             raise ValueError(f"{name} should lie in [0, T] with T = {time}, got values from {low} to {high}")
+    if not is_concrete(given):
+        value((given >= 0) & (given <= time), f"{name} should lie in [0, T] with T = {time}")
     return jnp.clip(jnp.asarray(given), 0, time).astype(jnp.int32)
+
+
+def within(name: str, given: Any, size: int) -> None:
+    """Refuse concrete ints outside [0, size)."""
+    if not is_concrete(given):
+        value((given >= 0) & (given < size), f"{name} should lie in [0, {size})")
+    elif given.size:
+        found = np.asarray(given)
+        low, high = int(found.min()), int(found.max())
+        if low < 0 or high >= size:
+            raise ValueError(f"{name} should lie in [0, {size}), got values from {low} to {high}")
 
 
 def bools(name: str, given: Any, shape: tuple[int, ...], layout: str) -> jax.Array:

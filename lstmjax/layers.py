@@ -1,6 +1,6 @@
 """What stands around a recurrent layer: linear, embedding, dropout, attention. Params first, axes as in `cells`."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,9 @@ def init_linear(key: Array, inputs: int, outputs: int, dtype: DTypeLike = jnp.fl
     >>> init_linear(jax.random.key(0), 3, 2).w.shape
     (3, 2)
     """
+    checks.key("key", key)
     shape = checks.size("inputs", inputs), checks.size("outputs", outputs)
+    dtype = checks.float_dtype("dtype", dtype)
     return Linear(jax.nn.initializers.glorot_uniform()(key, shape, dtype), jnp.zeros(outputs, dtype))
 
 
@@ -43,7 +45,9 @@ def init_embedding(key: Array, vocabulary: int, features: int, dtype: DTypeLike 
     >>> init_embedding(jax.random.key(0), 10, 4)[0].tolist()
     [0.0, 0.0, 0.0, 0.0]
     """
+    checks.key("key", key)
     shape = checks.size("vocabulary", vocabulary), checks.size("features", features)
+    dtype = checks.float_dtype("dtype", dtype)
     table = jax.random.normal(key, shape, dtype) * features**-0.5
     return table.at[0].set(0)
 
@@ -66,34 +70,34 @@ def check_ids(name: str, ids: Array, size: int) -> None:
     """Refuse ids that are no ints, or concrete ones outside [0, size)."""
     if not checks.is_array(ids) or not jnp.issubdtype(ids.dtype, jnp.integer):
         raise TypeError(f"{name} should be an array of ints, got {checks.show(ids)}")
-    if checks.is_concrete(ids) and ids.size and not (int(ids.min()) >= 0 and int(ids.max()) < size):
-        raise ValueError(f"{name} should lie in [0, {size}), got values from {int(ids.min())} to {int(ids.max())}")
+    checks.within(name, ids, size)
 
 
-def dropout(key: Array | None, rate: float, x: Array) -> Array:
+def dropout(key: Array | None, rate: Any, x: Array, *, shared: tuple[int, ...] = ()) -> Array:
     """`x` with entries set to 0 with probability `rate` and the others scaled by 1 / (1 - rate); as it is without key.
 
-    Raises:
-      ValueError: a rate outside [0, 1).
+    Args:
+      key: PRNG key; None drops nothing.
+      rate: in [0, 1), a float or an array without axes; no gradient goes to it.
+      x: of any shape.
+      shared: axes along which the same entries are dropped; (0,) of [T, B, D] is variational dropout.
 
-    Reference: Srivastava et al. 2014, section 4.
+    Raises:
+      TypeError, ValueError: a rate outside [0, 1); under tracing it is clipped to that. A key that is none.
+
+    References: Srivastava et al. 2014, section 4; Gal and Ghahramani 2016, section 4.
 
     >>> dropout(None, 0.5, jnp.ones(2)).tolist()
     [1.0, 1.0]
     """
-    check_rate("rate", rate)
-    if key is None or rate == 0:
+    rate = checks.rate("rate", rate)
+    if key is None or (isinstance(rate, float) and rate == 0):
         return x
-    kept = jax.random.bernoulli(key, 1 - rate, x.shape)
-    return jnp.where(kept, x / (1 - rate), 0)
-
-
-def check_rate(name: str, rate: float) -> None:
-    """Refuse what is no probability below 1."""
-    if isinstance(rate, bool) or not isinstance(rate, int | float):
-        raise TypeError(f"{name} should be a float in [0, 1), got {checks.show(rate)}")
-    if not 0 <= rate < 1:
-        raise ValueError(f"{name} should be a float in [0, 1), got {rate}")
+    checks.key("key", key)
+    shape = [1 if axis in shared else n for axis, n in enumerate(x.shape)]
+    keep = jax.lax.stop_gradient(1 - jnp.asarray(rate, jnp.float32))
+    kept = jax.random.bernoulli(key, keep, shape)
+    return jnp.where(kept, x * (1 / keep).astype(x.dtype), 0)
 
 
 def attend(query: Array, xs: Array, valid: Array) -> tuple[Array, Array]:

@@ -32,10 +32,8 @@ def cross_entropy(logits: Array, labels: Array, weights: Array | None = None, *,
     _check_targets(logits.shape[:-1], labels, weights)
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise TypeError(f"labels should be an array of ints, got {checks.show(labels)}")
-    if checks.is_concrete(labels) and labels.size and not (int(labels.min()) >= 0 and int(labels.max()) < classes):
-        raise ValueError(f"labels should lie in [0, {classes}), got {int(labels.min())} to {int(labels.max())}")
-    if not 0 <= smoothing < 1:
-        raise ValueError(f"smoothing should be a float in [0, 1), got {smoothing}")
+    checks.within("labels", labels, classes)
+    smoothing = checks.rate("smoothing", smoothing)
     targets = optax.smooth_labels(jax.nn.one_hot(labels, classes, dtype=logits.dtype), smoothing)
     losses = optax.softmax_cross_entropy(logits, targets)
     outside = (labels < 0) | (labels >= classes)
@@ -58,6 +56,64 @@ def binary_cross_entropy(logits: Array, labels: Array, weights: Array | None = N
     """
     _check_targets(logits.shape, labels, weights)
     return _mean(optax.sigmoid_binary_cross_entropy(logits, labels.astype(logits.dtype)), weights)
+
+
+def activation_penalty(ys: Array, valid: Array | None = None) -> Array:
+    """The mean square of outputs, to be added to a loss with a factor: it keeps them small (AR).
+
+        mean over t, units of y_t**2
+
+    Args:
+      ys: [T, *batch, H], after dropout.
+      valid: bool [T, *batch], which steps count; None: all.
+
+    Returns:
+      A scalar in float32 or wider; 0 if no step counts.
+
+    Raises:
+      TypeError, ValueError: naming the argument.
+
+    Reference: Merity et al. 2018, section 4.6.
+
+    >>> float(activation_penalty(jnp.array([[3.0, 1.0], [1.0, 1.0]])))
+    3.0
+    """
+    return _penalty(*_steps(ys, valid))
+
+
+def temporal_activation_penalty(ys: Array, valid: Array | None = None) -> Array:
+    """The mean square of the changes of outputs from step to step: it keeps them slow (TAR).
+
+        mean over t, units of (y_{t+1} - y_t)**2
+
+    Args:
+      ys: [T, *batch, H], before dropout.
+      valid: bool [T, *batch], which steps count; a change counts where both of its steps do. None: all.
+
+    Returns, Raises: as `activation_penalty`; 0 where there is no change to count.
+
+    Reference: Merity et al. 2018, section 4.6.
+
+    >>> float(temporal_activation_penalty(jnp.array([[3.0, 1.0], [1.0, 1.0]])))
+    2.0
+    """
+    ys, valid = _steps(ys, valid)
+    return _penalty(ys[1:] - ys[:-1], None if valid is None else valid[1:] & valid[:-1])
+
+
+def _steps(ys, valid):
+    ys = checks.as_float_array("ys", ys)
+    if ys.ndim < 2:
+        raise ValueError(f"ys should be [T, *batch, H], got shape {ys.shape}")
+    ys = ys.astype(ys.dtype if ys.dtype == jnp.float64 else jnp.float32)
+    if valid is not None:
+        valid = checks.bools("valid", valid, ys.shape[:-1], "[T, *batch]")
+        ys = jnp.where(valid[..., None], ys, 0)  # before squares: 0 * NaN in the backward pass would spoil the rest
+    return ys, valid
+
+
+def _penalty(ys, valid):
+    return _mean((ys * ys).mean(-1), valid)
 
 
 def _check_targets(shape, labels, weights):

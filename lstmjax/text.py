@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lstmjax import checks
+
 PAD, UNK = 0, 1  # the ids of padding and of unknown words, in every vocabulary
 
 # Scripts written without spaces are cut into characters; a BMP scan finds the combining marks that \w leaves out.
@@ -65,9 +67,8 @@ class Vocabulary:
     def count(cls, texts: Iterable[Sequence[str]], *, size: int | None = None, min_count: int = 1) -> "Vocabulary":
         """The words of tokenised texts that occur at least `min_count` times, most frequent first, at most `size` of
         them with the two specials; ties in the order of the alphabet, so that the same texts give the same ids."""
-        if min_count < 1:
-            raise ValueError(f"min_count should be at least 1, got {min_count}")
-        if size is not None and size < 2:
+        checks.size("min_count", min_count)
+        if size is not None and checks.size("size", size) < 2:
             raise ValueError(f"size should be at least 2, for padding and unknown words, got {size}")
         counts = Counter(word for tokens in texts for word in tokens)
         words = sorted((w for w, n in counts.items() if n >= min_count), key=lambda w: (-counts[w], w))
@@ -89,6 +90,8 @@ class Vocabulary:
         """The words of ids, `<pad>` and `<unk>` for the specials."""
         names = ("<pad>", "<unk>", *self.words)
         for i in ids:
+            if isinstance(i, bool) or not isinstance(i, int | np.integer):
+                raise TypeError(f"ids should be ints, got {checks.show(i)}")
             if not 0 <= i < len(names):
                 raise ValueError(f"ids should lie in [0, {len(names)}), got {i}")
         return [names[i] for i in ids]
@@ -121,6 +124,8 @@ def pad(sequences: Sequence[np.ndarray], length: int | None = None) -> tuple[np.
     """
     if length is None:
         length = max((len(s) for s in sequences), default=0)
+    if isinstance(length, bool) or not isinstance(length, int | np.integer):
+        raise TypeError(f"length should be an int of at least 0, got {checks.show(length)}")
     if length < 0:
         raise ValueError(f"length should not be negative, got {length}")
     ids = np.full((len(sequences), length), PAD, np.int32)
@@ -145,8 +150,7 @@ def bounds(lengths: Sequence[int] | np.ndarray, buckets: int) -> np.ndarray:
     """
     if len(lengths) == 0:
         raise ValueError("lengths should hold at least one length, got none")
-    if buckets < 1:
-        raise ValueError(f"buckets should be at least 1, got {buckets}")
+    checks.size("buckets", buckets)
     quantiles = np.quantile(lengths, np.linspace(0, 1, buckets + 1)[1:], method="higher")
     return np.unique(np.maximum(quantiles, 1)).astype(int)
 
@@ -171,8 +175,7 @@ def bucket(
     >>> [b.rows.tolist() for b in bucket([1, 9, 2, 8, 3], batch_size=2, bounds=[4, 9])]
     [[0, 2], [4], [1, 3]]
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size should be at least 1, got {batch_size}")
+    checks.size("batch_size", batch_size)
     if len(bounds) == 0 or np.any(np.diff(bounds) <= 0):
         raise ValueError(f"bounds should be rising lengths, got {list(bounds)}")
     place = np.minimum(np.searchsorted(bounds, lengths), len(bounds) - 1)

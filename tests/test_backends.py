@@ -312,9 +312,11 @@ def test_choose_and_reasons():
     assert lstmjax.choose(gru, xs) == lstmjax.choose(rnn, xs) == "scan"
     assert lstmjax.choose(lstm, xs, backend="scan") == "scan"
     assert lstmjax.choose(lstm, xs, residuals="outputs", chunk=3) == "fused"
-    stack = (lstmjax.Bidirectional(lstm, gru), rnn)
+    stack = (lstmjax.Bidirectional(lstm, gru), problem("rnn", inputs=2 * H).params)
     assert lstmjax.choose(stack, xs) == (lstmjax.Bidirectional("fused", "scan"), "scan")
-    assert lstmjax.reasons(lstm, xs) == {"scan": None, "fused": None}
+    found = lstmjax.reasons(lstm, xs)
+    assert (found["scan"], found["fused"]) == (None, None)
+    assert "MinLSTMParams" in found["associative"]
     assert "GRUParams" in lstmjax.reasons(gru, xs)["fused"]
     assert "residuals" in lstmjax.reasons(lstm, xs, residuals="gates")["scan"]
     assert "chunk" in lstmjax.reasons(lstm, xs, chunk=2)["scan"]

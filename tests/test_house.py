@@ -15,42 +15,60 @@ PACKAGE = ROOT / "lstmjax"
 # A file imports only from rows above its own; so a cell knows no sequence, a model no training, training no model and
 # text no jax-side file, and all meet in the last rows only. `__init__` files are tables of contents and exempt.
 ROWS = {
-    # what to refuse and in which words; what shard_map asks of a loop
+    # what to refuse and in which words; what shard_map asks of a loop; activations by name
     "checks": 0,
     "varying": 0,
+    "activations": 1,
+    # a step of time: what all are made of, what a cell is, layer norm, the cells, and the table of them
+    "cells/products": 1,
+    "cells/draw": 2,
+    "cells/cell": 2,
+    "cells/norm": 3,
+    "cells/*": 4,
+    "cells/kinds": 5,
+    # a pair of directions, a stack
+    "containers": 6,
     # one thing each, and none knows another
-    "cells": 1,
-    "layers": 1,
-    "losses": 1,
-    "metrics": 1,
-    "crf": 1,
-    "decoding": 1,
-    "text": 1,
-    "datasets": 1,
-    "train": 1,
-    "checkpoint": 1,
-    # the ways to compute a layer over time: scan says what is right, fused falls back on it where it has no derivative,
-    # chunked is its arithmetic, dispatch chooses
-    "backends/scan": 2,
-    "backends/chunked": 2,
-    "backends/fused": 3,
-    "backends/dispatch": 4,
-    # a layer, a pair, a stack over time
-    "sequence": 5,
+    "layers": 6,
+    "losses": 6,
+    "metrics": 6,
+    "crf": 6,
+    "decoding": 6,
+    "text": 6,
+    "datasets": 6,
+    "train": 6,
+    "checkpoint": 6,
+    "padding": 6,
+    "truncation": 6,
+    # what is dropped or held back in a layer
+    "regularise": 7,
+    # the ways to compute a layer over time: scan says what is right, fused and associative fall back on it where they
+    # have nothing of their own, chunked is the arithmetic of fused, dispatch chooses
+    "backends/scan": 8,
+    "backends/chunked": 8,
+    "backends/fused": 9,
+    "backends/associative": 9,
+    "backends/dispatch": 10,
+    # the arguments of a run, checked; a layer, a pair, a stack over time
+    "call": 11,
+    "sequence": 12,
     # whole models, weights from elsewhere, and what to beat
-    "models/*": 6,
-    "interop/*": 6,
-    "baselines": 6,
+    "models/*": 13,
+    "interop/*": 13,
+    "baselines": 13,
     # text in, a trained model out
-    "classify": 7,
+    "classify": 14,
     # the command line
-    "commands": 8,
-    "commands/*": 8,
-    "__main__": 9,
+    "commands": 15,
+    "commands/*": 15,
+    "__main__": 16,
 }
 
-# `import lstmjax` itself is the public face of rows 0 to 5.
-FACE = 5
+# Of row 6, what knows nothing of the others: only row 0 is open to it.
+ALONE = {name for name, row in ROWS.items() if row == 6} - {"containers"}
+
+# `import lstmjax` itself is the public face of rows 0 to 12.
+FACE = 12
 
 # Needed by some users and slow to load: to be imported by the files and functions that need them, not by the package.
 HEAVY = ("flax", "optax", "orbax", "sklearn", "tokenizers", "safetensors", "rich")
@@ -73,7 +91,7 @@ def name_of(path):
 def row_of(name):
     rows = [row for pattern, row in ROWS.items() if fnmatch.fnmatchcase(name, pattern)]
     assert rows, f"lstmjax/{name}.py has no row: give it one in the table of this test"
-    return rows[0]
+    return ROWS.get(name, rows[0])
 
 
 def imports(source, package=()):
@@ -106,7 +124,7 @@ def too_high(name, source):
     for imported in imports(source, package):
         rows_within = [row for pattern, row in ROWS.items() if pattern.startswith(f"{imported}/")]
         row = FACE if not imported else max(rows_within) if rows_within else row_of(imported)
-        if row >= row_of(name):
+        if row >= row_of(name) or (name in ALONE and row > 0):
             wrong.append(imported)
     return wrong
 
@@ -118,12 +136,13 @@ def test_a_file_imports_only_from_rows_above_its_own(path):
 
 def test_the_order_is_held():
     """The test above can fail: each of these is against the order, however it is written."""
-    assert too_high("cells", "from lstmjax.sequence import run") == ["sequence"]
-    assert too_high("cells", "def f():\n    import lstmjax.losses") == ["losses"]
-    assert too_high("losses", "from lstmjax import checks, cells") == ["cells"]
+    assert too_high("cells/gru", "from lstmjax.sequence import run") == ["sequence"]
+    assert too_high("cells/gru", "def f():\n    import lstmjax.losses") == ["losses"]
+    assert too_high("losses", "from lstmjax.cells import products") == ["cells/products"]
+    assert too_high("cells/gru", "from lstmjax.cells.rnn import RNNState") == ["cells/rnn"]
     assert too_high("backends/scan", "from lstmjax.backends import fused") == ["backends/fused"]
     assert too_high("backends/scan", "from . import fused") == ["backends/fused"]
-    assert too_high("backends/fused", "from ..cells import LSTMParams\nfrom .dispatch import run") == [
+    assert too_high("backends/fused", "from ..cells.lstm import LSTMParams\nfrom .dispatch import run") == [
         "backends/dispatch"
     ]
     assert too_high("sequence", "import lstmjax") == [""]

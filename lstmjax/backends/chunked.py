@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from lstmjax import varying
-from lstmjax.cells import wider
+from lstmjax.cells.products import wider
 
 
 class Config(NamedTuple):
@@ -27,8 +27,14 @@ class Config(NamedTuple):
     residuals: str
     precision: Any
     lengths: bool
+    mask: bool
     reset: bool
     insist: bool
+
+    @property
+    def rest(self) -> int:
+        """How many operands follow the six linear ones."""
+        return self.lengths + self.mask + self.reset
 
 
 def forward(w_x, w_h, b, xs, h0, c0, *rest, config, keep):
@@ -37,12 +43,13 @@ def forward(w_x, w_h, b, xs, h0, c0, *rest, config, keep):
     Args:
       w_x, w_h, b: [D, 4H], [H, 4H], [4H].
       xs, h0, c0: [T, B, D], [B, H], [B, H].
-      rest: lengths int32 [B] and reset bool [T, B], as far as `config` has them.
+      rest: lengths int32 [B] or mask bool [T, B], and reset bool [T, B], as far as `config` has them.
       keep: whether to return the residuals too.
 
     Returns:
       hs [T, B, H], h and c [B, H], and with `keep` the residuals: for "gates" the four tanh of each step [T, B, 4H]
-      and c after each step [T, B, H]; for "outputs" the c before each chunk [n, B, H].
+      and c after each step [T, B, H]; for "outputs" the c before each chunk [n, B, H]. At padding hs is 0; at masked
+      steps it is the h that is held there, for the backward pass to read, and the caller puts 0 in its place.
     """
     chunks = _Chunks(config, len(xs), *rest)
     T, B, _ = xs.shape
@@ -69,10 +76,9 @@ def forward(w_x, w_h, b, xs, h0, c0, *rest, config, keep):
             i, f, g, o = _activate(a)
             c_after = f * c_before + i * g
             h_after = o * jnp.tanh(c_after)
-            y = h_after
-            if config.lengths:
-                valid = (t < chunks.lengths)[:, None]
-                y = jnp.where(valid, h_after, 0)
+            y, valid = h_after, chunks.valid(t)
+            if valid is not None:
+                y = jnp.where(valid, h_after, h if config.mask else 0)
                 h_after, c_after = jnp.where(valid, h_after, h), jnp.where(valid, c_after, c)
             if gates:
                 kept = [_put(kept[0], a, t), _put(kept[1], c_after, t)]
@@ -101,8 +107,7 @@ def backward(dhs, dh, dc, w_x, w_h, b, xs, h0, c0, *rest, config, wrt):
     Returns:
       The gradients asked for, in the shapes and dtypes of the operands.
     """
-    n_rest = config.lengths + config.reset
-    rest, hs, kept = rest[:n_rest], rest[n_rest], rest[n_rest + 1 :]
+    rest, hs, kept = rest[: config.rest], rest[config.rest], rest[config.rest + 1 :]
     chunks = _Chunks(config, len(xs), *rest)
     B, H, wide, K = xs.shape[1], w_h.shape[0], c0.dtype, chunks.K
     half_x, half_h, half_b = _halved(w_x, config.dtype), _halved(w_h, config.dtype), _halved(b, wide)
@@ -133,12 +138,12 @@ def backward(dhs, dh, dc, w_x, w_h, b, xs, h0, c0, *rest, config, wrt):
             dc_t = dc + dh_t * _row(c_slope, j)
             dz_t = jnp.concatenate([dc_t, dc_t, dc_t, dh_t], axis=-1) * _row(slope, j)
             dc_t = dc_t * _row(f, j)
-            if config.lengths:
-                valid = (t < chunks.lengths)[:, None]
+            valid = chunks.valid(t)
+            if valid is not None:
                 dz_t = jnp.where(valid, dz_t, 0)
             dz_t = dz_t.astype(dz.dtype)
             dh_t = _dot(dz_t, half_h.T, config, wide)
-            if config.lengths:
+            if valid is not None:
                 dh_t, dc_t = jnp.where(valid, dh_t, dh), jnp.where(valid, dc_t, dc)
             if config.reset:
                 restart = _row(chunks.reset, t)[:, None]
@@ -181,8 +186,9 @@ def _cells(chunks, m, first, a, c, c0):
         if config.reset:
             c_before = jnp.where(_row(chunks.reset, t)[:, None], c0, c)
         c_after = _row(f, j) * c_before + _row(ig, j)
-        if config.lengths:
-            c_after = jnp.where((t < chunks.lengths)[:, None], c_after, c)
+        valid = chunks.valid(t)
+        if valid is not None:
+            c_after = jnp.where(valid, c_after, c)
         return c_after, _put(before, c_before, j), _put(after, c_after, j)
 
     zeros = jnp.zeros_like(ig)
@@ -199,9 +205,13 @@ class _Chunks:
         self.n = -(-T // self.K)
         self.ragged = T % self.K != 0
         self.lengths = rest[0] if config.lengths else None
+        self.mask = rest[0] if config.mask else None
         self.reset = rest[-1] if config.reset else None
-        if config.lengths and config.reset:  # a reset in the padding is none: the state there is held
+        # A reset in the padding is none: the state there is held.
+        if config.lengths and config.reset:
             self.reset = rest[-1] & (lax.broadcasted_iota(jnp.int32, rest[-1].shape, 0) < rest[0][None])
+        if config.mask and config.reset:
+            self.reset = rest[-1] & rest[0]
 
     def loop(self, body, carry, down):
         """`body(m, carry)` over all chunks, from the last to the first if `down`."""
@@ -219,8 +229,16 @@ class _Chunks:
             first = jnp.minimum(first, self.T - self.K)
         return first, lax.dynamic_slice_in_dim(xs, first, self.K)
 
+    def valid(self, t):
+        """Which sequences have a step t, [B, 1]; None if all have."""
+        if self.lengths is not None:
+            return (t < self.lengths)[:, None]
+        return None if self.mask is None else _row(self.mask, t)[:, None]
+
     def clean(self, first, x):
         """The rows of a chunk with padding set to 0, before any product sees it."""
+        if self.mask is not None:
+            return jnp.where(lax.dynamic_slice_in_dim(self.mask, first, self.K)[..., None], x, 0)
         if self.lengths is None:
             return x
         t = first + lax.broadcasted_iota(jnp.int32, (self.K, 1), 0)

@@ -3,12 +3,12 @@
 from typing import Any
 
 from lstmjax import checks
-from lstmjax.backends import fused, scan
+from lstmjax.backends import associative, fused, scan
 
-BACKENDS = {"scan": scan, "fused": fused}
+BACKENDS = {"scan": scan, "fused": fused, "associative": associative}
 
 # What backend=None tries, in this order; scan does everything, so the ladder always ends.
-LADDER = ("fused", "scan")
+LADDER = ("fused", "associative", "scan")
 
 
 def choose(params: Any, xs: Any, *, backend: str | None = None, **options: Any) -> str:
@@ -18,7 +18,7 @@ def choose(params: Any, xs: Any, *, backend: str | None = None, **options: Any) 
       params: of one layer.
       xs: [T, *batch, D], or anything with that shape and dtype.
       backend: None tries `LADDER` in order; a name insists.
-      options: those of `run`.
+      options: those of `run`, and the noise of the layer.
 
     Returns:
       A key of `BACKENDS`.

@@ -22,15 +22,28 @@ from jax.interpreters import ad, batching, mlir
 from lstmjax import varying
 from lstmjax.backends import scan
 from lstmjax.backends.chunked import Config, backward, forward
-from lstmjax.cells import LSTMParams, LSTMState, matmul_dtype, state_dtype, wider
+from lstmjax.cells.lstm import LSTMParams, LSTMState, variant
+from lstmjax.cells.products import matmul_dtype, state_dtype, wider
+from lstmjax.regularise import QUIET
 
 RESIDUALS = ("gates", "outputs")
 
 
-def supports(params, xs, *, residuals=None, chunk=None, **_):
+def supports(params, xs, *, residuals=None, chunk=None, remat=False, noise=QUIET, **_):
     """Why fused cannot do this, or None."""
     if type(params) is not LSTMParams:
         return f"it knows LSTMParams only, not {type(params).__name__}"
+    changed = variant(params)
+    if changed is not None:
+        return f"it knows the plain LSTM only, and {changed}"
+    if noise.recurrent is not None:
+        return "it has no recurrent dropout"
+    if noise.zoneout or noise.expected:
+        return "it has no zoneout"
+    if remat is not False and residuals == "gates":
+        return 'residuals="gates" keeps every step, which remat is there to avoid'
+    if type(remat) is int and chunk is not None:
+        return "its checkpoints are the ends of chunks: give chunk, or remat as a number of steps, but not both"
     return None
 
 
@@ -40,12 +53,14 @@ def run(
     state,
     *,
     lengths,
+    mask,
     reset,
     reverse,
     compute_dtype,
     precision,
     residuals=None,
     chunk=None,
+    remat=False,
     insist=False,
     **_,
 ):
@@ -54,6 +69,7 @@ def run(
     residuals: what is kept for the backward pass: "gates" (fastest), or "outputs" (leanest: little more than the
       outputs; the gates of a chunk come back in one GEMM).
     chunk: steps in a chunk.
+    remat: asks for "outputs"; a number is the steps in a chunk, at whose ends the cell is kept.
     insist: whether fused was asked for by name; forward mode and second derivatives are then an error, not left to
       scan.
     """
@@ -65,20 +81,24 @@ def run(
             xs,
             state,
             lengths=lengths,
+            mask=mask,
             reset=reset,
             reverse=reverse,
             compute_dtype=compute_dtype,
             precision=precision,
         )
+    if type(remat) is int:
+        chunk = remat
     config = Config(
         reverse=reverse,
         dtype=dtype,
         # The outputs double as what the recurrent product saw, so they are stored so that nothing of it is lost.
         stored=xs.dtype if xs.dtype in (wide, dtype) else wider(dtype, xs.dtype),
         chunk=min(T, chunk or _chunk(T, xs.size // (T * D), params.w_x, params.w_h)),
-        residuals=residuals or "gates",
+        residuals=residuals or ("gates" if remat is False else "outputs"),
         precision=precision,
         lengths=lengths is not None,
+        mask=mask is not None,
         reset=reset is not None,
         insist=insist,
     )
@@ -92,11 +112,12 @@ def run(
     ]
     if lengths is not None:
         operands.append(lengths.reshape(1, -1))
-    if reset is not None:
-        operands.append(reset.reshape(T, 1, -1))
+    operands += [rows.reshape(T, 1, -1) for rows in (mask, reset) if rows is not None]
     ys, h, c = run_p.bind(*operands, config=config, keep=False)
     shape = (*batch, ys.shape[-1])
-    return LSTMState(h.reshape(shape), c.reshape(shape)), ys.reshape(T, *shape).astype(xs.dtype)
+    state = LSTMState(h.reshape(shape), c.reshape(shape))
+    ys = ys.reshape(T, *shape).astype(xs.dtype)
+    return state, ys if mask is None else jnp.where(mask[..., None], ys, 0)
 
 
 def _chunk(T, B, w_x, w_h):
@@ -118,7 +139,7 @@ def tangent(*operands, config, wrt):
     if config.insist:
         raise TypeError(_ORDER)
     given, primals = list(operands[: sum(wrt)]), operands[sum(wrt) :]
-    linear, rest = primals[:6], primals[6 : 6 + config.lengths + config.reset]
+    linear, rest = primals[:6], primals[6 : 6 + config.rest]
     tangents = [given.pop(0) if wanted else jnp.zeros_like(p) for p, wanted in zip(linear, wrt, strict=True)]
     return list(jax.jvp(lambda *linear: _by_scan(config, linear, rest), linear, tuple(tangents))[1])
 
@@ -131,6 +152,7 @@ def _by_scan(config, linear, rest):
         xs,
         LSTMState(h0, c0),
         lengths=rest[0] if config.lengths else None,
+        mask=rest[0] if config.mask else None,
         reset=rest[-1] if config.reset else None,
         reverse=config.reverse,
         compute_dtype=config.dtype,
@@ -162,7 +184,7 @@ def _run_jvp(primals, tangents, *, config, keep):
 def _tangent_jvp(primals, tangents, *, config, wrt):
     if config.insist:
         raise TypeError(_ORDER)
-    n, end = sum(wrt) + 6, sum(wrt) + 6 + config.lengths + config.reset
+    n, end = sum(wrt) + 6, sum(wrt) + 6 + config.rest
     given, results = _tangent_layouts(config, wrt)
     function = _grouped(partial(tangent, config=config, wrt=wrt), given[:end], results)
     tangents = [ad.instantiate_zeros(d) for d in tangents[:n]]
@@ -172,7 +194,7 @@ def _tangent_jvp(primals, tangents, *, config, wrt):
 def _tangent_transpose(cotangents, *operands, config, wrt):
     n = sum(wrt)
     primals = operands[n:]
-    hs, (h, c) = primals[6 + config.lengths + config.reset], primals[4:6]
+    hs, (h, c) = primals[6 + config.rest], primals[4:6]
     dhs, dh, dc = (jnp.zeros_like(p) if type(d) is ad.Zero else d for d, p in zip(cotangents, (hs, h, c), strict=True))
     found = vjp_p.bind(dhs, dh, dc, *primals, config=config, wrt=wrt)
     return [d if ad.is_undefined_primal(x) else None for d, x in zip(found, operands[:n], strict=True)] + [None] * len(
@@ -183,7 +205,7 @@ def _tangent_transpose(cotangents, *operands, config, wrt):
 def _vjp_jvp(primals, tangents, *, config, wrt):
     if config.insist:
         raise TypeError(_ORDER)
-    n = 9 + config.lengths + config.reset
+    n = 9 + config.rest
     tangents = [ad.instantiate_zeros(d) for d in tangents[:9]]
     gradients = _grouped(partial(_gradients_by_scan, config=config, wrt=wrt), *_vjp_layouts(config, wrt, by_scan=True))
     return jax.jvp(lambda *linear: gradients(*linear, *primals[9:n]), tuple(primals[:9]), tuple(tangents))
@@ -220,7 +242,10 @@ _OUT = [_ROWS, _STATE, _STATE]  # hs, h, c
 
 def _run_layouts(config, keep):
     """Of what goes into a run, and of what comes out."""
-    return [*_LINEAR, *[_STATE] * config.lengths, *[_ROWS] * config.reset], [*_OUT, *_residual_layouts(config) * keep]
+    return [*_LINEAR, *[_STATE] * config.lengths, *[_ROWS] * (config.mask + config.reset)], [
+        *_OUT,
+        *_residual_layouts(config) * keep,
+    ]
 
 
 def _tangent_layouts(config, wrt):
@@ -308,7 +333,7 @@ def _run_avals(*operands, config, keep):
 
 def _tangent_avals(*operands, config, wrt):
     primals = operands[sum(wrt) :]
-    return [primals[6 + config.lengths + config.reset], *primals[4:6]]
+    return [primals[6 + config.rest], *primals[4:6]]
 
 
 def _vjp_avals(*operands, config, wrt):

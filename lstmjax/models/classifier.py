@@ -13,10 +13,13 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from lstmjax import checks
-from lstmjax.cells import init_gru, init_lstm, init_rnn
-from lstmjax.layers import Linear, attend, check_ids, check_rate, dropout, embed, init_embedding, init_linear, linear
+from lstmjax.cells.gru import init_gru
+from lstmjax.cells.lstm import init_lstm
+from lstmjax.cells.rnn import init_rnn
+from lstmjax.containers import Bidirectional
+from lstmjax.layers import Linear, attend, check_ids, dropout, embed, init_embedding, init_linear, linear
 from lstmjax.losses import cross_entropy
-from lstmjax.sequence import Bidirectional, run
+from lstmjax.sequence import run
 
 Array = jax.Array
 
@@ -85,20 +88,23 @@ def init(
     """
     checks.one_of("cell", cell, tuple(CELLS))
     checks.one_of("pooling", pooling, POOLINGS)
-    widths = (hidden,) if isinstance(hidden, int) else tuple(hidden)
+    widths = hidden if isinstance(hidden, tuple | list) else (hidden,)
     if not widths:
         raise ValueError("hidden should hold the width of at least one layer, got ()")
+    checks.key("key", key)
+    for width in widths:
+        checks.size("hidden", width)
+    classes = checks.size("classes", classes)
     k_embedding, k_head, k_query, *k_layers = jax.random.split(key, 3 + len(widths))
     layers, features = [], checks.size("embedding", embedding)
     for k, width in zip(k_layers, widths, strict=True):
-        checks.size("hidden", width)
         draw: Callable = partial(CELLS[cell], inputs=features, hidden=width, dtype=dtype)
         layers.append(Bidirectional(*map(draw, jax.random.split(k))) if bidirectional else draw(k))
         features = 2 * width if bidirectional else width
     return Params(
         init_embedding(k_embedding, vocabulary, embedding, dtype),
         tuple(layers),
-        init_linear(k_head, features, checks.size("classes", classes), dtype),
+        init_linear(k_head, features, classes, dtype),
         jax.random.normal(k_query, (features,), dtype) * features**-0.5 if pooling == "attention" else None,
     )
 
@@ -208,8 +214,8 @@ def _check(params, ids, lengths, options):
     if (options.pooling == "attention") != (params.query is not None):
         has = "a query" if params.query is not None else "no query"
         raise ValueError(f"options.pooling is {options.pooling!r}, but params have {has}: give init the same pooling")
-    check_rate("options.dropout", options.dropout)
-    check_rate("options.word_dropout", options.word_dropout)
+    checks.rate("options.dropout", options.dropout)
+    checks.rate("options.word_dropout", options.word_dropout)
     check_ids("ids", ids, len(params.embedding))
     if ids.ndim != 2:
         raise ValueError(f"ids should be [B, T], got shape {ids.shape}")

@@ -1,0 +1,1 @@
+"""One step of time, a file for each kind of layer."""

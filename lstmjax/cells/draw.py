@@ -1,0 +1,42 @@
+"""What the weights of a layer are drawn from."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from lstmjax import checks
+from lstmjax.cells.products import state_dtype
+
+Array = jax.Array
+
+INITS = ("glorot", "keras", "torch")
+
+
+def draw(
+    key: Any, inputs: int, hidden: int, blocks: int, init: str, bias: bool, dtype: DTypeLike, outputs: int | None = None
+) -> tuple[Array, Array, Array | None]:
+    """w_x [D, kH], w_h [P, kH] and b [kH] of a layer of k blocks of columns; P is `outputs`, or H."""
+    checks.key("key", key)
+    inputs, hidden = checks.size("inputs", inputs), checks.size("hidden", hidden)
+    checks.one_of("init", init, INITS)
+    dtype = checks.float_dtype("dtype", dtype)
+    bias = checks.flag("bias", bias)
+    outputs = hidden if outputs is None else outputs
+    wide, columns = state_dtype(dtype), blocks * hidden  # LAPACK, behind orthogonal, has no half precision
+    k_x, k_h, k_b = jax.random.split(key, 3)
+    if init == "torch":
+        bound = hidden**-0.5
+        w_x = jax.random.uniform(k_x, (inputs, columns), wide, -bound, bound)
+        w_h = jax.random.uniform(k_h, (outputs, columns), wide, -bound, bound)
+        b = jax.random.uniform(k_b, (2, columns), wide, -bound, bound).sum(0)
+    else:
+        # The block a variance is computed over is one gate, or in Keras all gates together.
+        draws = 1 if init == "keras" else blocks
+        width = columns // draws
+        glorot, orthogonal = jax.nn.initializers.glorot_uniform(), jax.nn.initializers.orthogonal()
+        w_x = jnp.concatenate([glorot(k, (inputs, width), wide) for k in jax.random.split(k_x, draws)], 1)
+        w_h = jnp.concatenate([orthogonal(k, (outputs, width), wide) for k in jax.random.split(k_h, draws)], 1)
+        b = jnp.zeros(columns, wide)
+    return w_x.astype(dtype), w_h.astype(dtype), b.astype(dtype) if bias else None
