@@ -26,15 +26,8 @@ class Config(NamedTuple):
     chunk: int
     residuals: str
     precision: Any
-    lengths: bool
-    mask: bool
-    reset: bool
+    rest: tuple[str, ...]  # the operands after the six linear ones, of "lengths", "mask", "reset" and "recurrent"
     insist: bool
-
-    @property
-    def rest(self) -> int:
-        """How many operands follow the six linear ones."""
-        return self.lengths + self.mask + self.reset
 
 
 def forward(w_x, w_h, b, xs, h0, c0, *rest, config, keep):
@@ -43,7 +36,8 @@ def forward(w_x, w_h, b, xs, h0, c0, *rest, config, keep):
     Args:
       w_x, w_h, b: [D, 4H], [H, 4H], [4H].
       xs, h0, c0: [T, B, D], [B, H], [B, H].
-      rest: lengths int32 [B] or mask bool [T, B], and reset bool [T, B], as far as `config` has them.
+      rest: lengths int32 [B] or mask bool [T, B], reset bool [T, B], and recurrent [B, H], what h is multiplied by
+        before it meets w_h, as far as `config` has them.
       keep: whether to return the residuals too.
 
     Returns:
@@ -69,16 +63,16 @@ def forward(w_x, w_h, b, xs, h0, c0, *rest, config, keep):
             h, c, hs, *kept = carry
             t = first + j
             h_before, c_before = h, c
-            if config.reset:
+            if chunks.reset is not None:
                 restart = _row(chunks.reset, t)[:, None]
                 h_before, c_before = jnp.where(restart, h0, h), jnp.where(restart, c0, c)
-            a = jnp.tanh(_row(zx, j) + _dot(h_before, w_h, config, wide))
+            a = jnp.tanh(_row(zx, j) + _dot(chunks.dropped(h_before), w_h, config, wide))
             i, f, g, o = _activate(a)
             c_after = f * c_before + i * g
             h_after = o * jnp.tanh(c_after)
             y, valid = h_after, chunks.valid(t)
             if valid is not None:
-                y = jnp.where(valid, h_after, h if config.mask else 0)
+                y = jnp.where(valid, h_after, 0 if chunks.mask is None else h)
                 h_after, c_after = jnp.where(valid, h_after, h), jnp.where(valid, c_after, c)
             if gates:
                 kept = [_put(kept[0], a, t), _put(kept[1], c_after, t)]
@@ -107,7 +101,8 @@ def backward(dhs, dh, dc, w_x, w_h, b, xs, h0, c0, *rest, config, wrt):
     Returns:
       The gradients asked for, in the shapes and dtypes of the operands.
     """
-    rest, hs, kept = rest[: config.rest], rest[config.rest], rest[config.rest + 1 :]
+    n = len(config.rest)
+    rest, hs, kept = rest[:n], rest[n], rest[n + 1 :]
     chunks = _Chunks(config, len(xs), *rest)
     B, H, wide, K = xs.shape[1], w_h.shape[0], c0.dtype, chunks.K
     half_x, half_h, half_b = _halved(w_x, config.dtype), _halved(w_h, config.dtype), _halved(b, wide)
@@ -117,7 +112,8 @@ def backward(dhs, dh, dc, w_x, w_h, b, xs, h0, c0, *rest, config, wrt):
         dh, dc, dz, sums, dxs, d0 = carry
         first, x = chunks.rows(m, xs)
         x = chunks.clean(first, x)
-        h_before = chunks.before(first, hs, h0.astype(config.dtype)).astype(config.dtype)
+        h_before = chunks.before(first, hs, h0.astype(config.dtype))
+        h_before = chunks.dropped(h_before).astype(config.dtype)
         if config.residuals == "gates":
             a, c_after = (lax.dynamic_slice_in_dim(rows, first, K) for rows in kept)
             c_before = chunks.before(first, kept[1], c0)
@@ -142,10 +138,10 @@ def backward(dhs, dh, dc, w_x, w_h, b, xs, h0, c0, *rest, config, wrt):
             if valid is not None:
                 dz_t = jnp.where(valid, dz_t, 0)
             dz_t = dz_t.astype(dz.dtype)
-            dh_t = _dot(dz_t, half_h.T, config, wide)
+            dh_t = chunks.dropped(_dot(dz_t, half_h.T, config, wide))
             if valid is not None:
                 dh_t, dc_t = jnp.where(valid, dh_t, dh), jnp.where(valid, dc_t, dc)
-            if config.reset:
+            if chunks.reset is not None:
                 restart = _row(chunks.reset, t)[:, None]
                 d0 = [d + jnp.where(restart, d_t, 0) for d, d_t in zip(d0, (dh_t, dc_t), strict=True)]
                 dh_t, dc_t = jnp.where(restart, 0, dh_t), jnp.where(restart, 0, dc_t)
@@ -164,10 +160,10 @@ def backward(dhs, dh, dc, w_x, w_h, b, xs, h0, c0, *rest, config, wrt):
     weights = [w for w, wanted in zip((w_x, w_h, b), wrt, strict=False) if wanted]
     sums = varying.over(varying.axes(xs), [jnp.zeros(w.shape, wide) for w in weights])
     dxs = [_empty(xs.shape, xs.dtype, xs)] * want_x
-    d0 = [jnp.zeros_like(h0), jnp.zeros_like(c0)] * config.reset
+    d0 = [jnp.zeros_like(h0), jnp.zeros_like(c0)] if chunks.reset is not None else []
     carry = (dh, dc, _empty((K, B, 4 * H), config.dtype, xs), sums, dxs, d0)
     dh, dc, _, sums, dxs, d0 = chunks.loop(chunk_body, carry, down=not config.reverse)
-    if config.reset:
+    if d0:
         dh, dc = dh + d0[0], dc + d0[1]
     sums = [_halved(total, w.dtype) for total, w in zip(sums, weights, strict=True)]
     return sums + dxs + [dh] * want_h0 + [dc] * want_c0
@@ -183,7 +179,7 @@ def _cells(chunks, m, first, a, c, c0):
         c, before, after = carry
         t = first + j
         c_before = c
-        if config.reset:
+        if chunks.reset is not None:
             c_before = jnp.where(_row(chunks.reset, t)[:, None], c0, c)
         c_after = _row(f, j) * c_before + _row(ig, j)
         valid = chunks.valid(t)
@@ -204,14 +200,14 @@ class _Chunks:
         self.config, self.T, self.K = config, T, config.chunk
         self.n = -(-T // self.K)
         self.ragged = T % self.K != 0
-        self.lengths = rest[0] if config.lengths else None
-        self.mask = rest[0] if config.mask else None
-        self.reset = rest[-1] if config.reset else None
+        given = dict(zip(config.rest, rest, strict=True))
+        self.lengths, self.mask, self.recurrent = (given.get(name) for name in ("lengths", "mask", "recurrent"))
+        self.reset = given.get("reset")
         # A reset in the padding is none: the state there is held.
-        if config.lengths and config.reset:
-            self.reset = rest[-1] & (lax.broadcasted_iota(jnp.int32, rest[-1].shape, 0) < rest[0][None])
-        if config.mask and config.reset:
-            self.reset = rest[-1] & rest[0]
+        if self.reset is not None and self.lengths is not None:
+            self.reset &= lax.broadcasted_iota(jnp.int32, self.reset.shape, 0) < self.lengths[None]
+        if self.reset is not None and self.mask is not None:
+            self.reset &= self.mask
 
     def loop(self, body, carry, down):
         """`body(m, carry)` over all chunks, from the last to the first if `down`."""
@@ -234,6 +230,10 @@ class _Chunks:
         if self.lengths is not None:
             return (t < self.lengths)[:, None]
         return None if self.mask is None else _row(self.mask, t)[:, None]
+
+    def dropped(self, h):
+        """What is left of h [..., B, H] by recurrent dropout; its own transpose."""
+        return h if self.recurrent is None else h * self.recurrent.astype(h.dtype)
 
     def clean(self, first, x):
         """The rows of a chunk with padding set to 0, before any product sees it."""

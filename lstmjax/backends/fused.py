@@ -36,8 +36,6 @@ def supports(params, xs, *, residuals=None, chunk=None, remat=False, noise=QUIET
     changed = variant(params)
     if changed is not None:
         return f"it knows the plain LSTM only, and {changed}"
-    if noise.recurrent is not None:
-        return "it has no recurrent dropout"
     if noise.zoneout or noise.expected:
         return "it has no zoneout"
     if remat is not False and residuals == "gates":
@@ -61,6 +59,7 @@ def run(
     residuals=None,
     chunk=None,
     remat=False,
+    noise=QUIET,
     insist=False,
     **_,
 ):
@@ -86,7 +85,10 @@ def run(
             reverse=reverse,
             compute_dtype=compute_dtype,
             precision=precision,
+            noise=noise,
         )
+    given = dict(lengths=lengths, mask=mask, reset=reset, recurrent=noise.recurrent)
+    given = {name: array for name, array in given.items() if array is not None}
     if type(remat) is int:
         chunk = remat
     config = Config(
@@ -97,9 +99,7 @@ def run(
         chunk=min(T, chunk or _chunk(T, xs.size // (T * D), params.w_x, params.w_h)),
         residuals=residuals or ("gates" if remat is False else "outputs"),
         precision=precision,
-        lengths=lengths is not None,
-        mask=mask is not None,
-        reset=reset is not None,
+        rest=tuple(given),
         insist=insist,
     )
     b = params.b
@@ -110,9 +110,8 @@ def run(
         xs.reshape(T, 1, -1, D),
         *(s.reshape(1, -1, s.shape[-1]) for s in state),
     ]
-    if lengths is not None:
-        operands.append(lengths.reshape(1, -1))
-    operands += [rows.reshape(T, 1, -1) for rows in (mask, reset) if rows is not None]
+    shapes = dict(lengths=(1, -1), mask=(T, 1, -1), reset=(T, 1, -1), recurrent=(1, -1, state.h.shape[-1]))
+    operands += [array.reshape(shapes[name]) for name, array in given.items()]
     ys, h, c = run_p.bind(*operands, config=config, keep=False)
     shape = (*batch, ys.shape[-1])
     state = LSTMState(h.reshape(shape), c.reshape(shape))
@@ -139,7 +138,7 @@ def tangent(*operands, config, wrt):
     if config.insist:
         raise TypeError(_ORDER)
     given, primals = list(operands[: sum(wrt)]), operands[sum(wrt) :]
-    linear, rest = primals[:6], primals[6 : 6 + config.rest]
+    linear, rest = primals[:6], primals[6 : 6 + len(config.rest)]
     tangents = [given.pop(0) if wanted else jnp.zeros_like(p) for p, wanted in zip(linear, wrt, strict=True)]
     return list(jax.jvp(lambda *linear: _by_scan(config, linear, rest), linear, tuple(tangents))[1])
 
@@ -147,13 +146,14 @@ def tangent(*operands, config, wrt):
 def _by_scan(config, linear, rest):
     """`forward` without residuals, by the scan backend."""
     w_x, w_h, b, xs, h0, c0 = linear
+    given = dict(zip(config.rest, rest, strict=True))
+    recurrent = given.pop("recurrent", None)
     state, ys = scan.run(
         LSTMParams(w_x, w_h, b),
         xs,
         LSTMState(h0, c0),
-        lengths=rest[0] if config.lengths else None,
-        mask=rest[0] if config.mask else None,
-        reset=rest[-1] if config.reset else None,
+        **{"lengths": None, "mask": None, "reset": None} | given,
+        noise=QUIET._replace(recurrent=recurrent),
         reverse=config.reverse,
         compute_dtype=config.dtype,
         precision=config.precision,
@@ -184,7 +184,7 @@ def _run_jvp(primals, tangents, *, config, keep):
 def _tangent_jvp(primals, tangents, *, config, wrt):
     if config.insist:
         raise TypeError(_ORDER)
-    n, end = sum(wrt) + 6, sum(wrt) + 6 + config.rest
+    n, end = sum(wrt) + 6, sum(wrt) + 6 + len(config.rest)
     given, results = _tangent_layouts(config, wrt)
     function = _grouped(partial(tangent, config=config, wrt=wrt), given[:end], results)
     tangents = [ad.instantiate_zeros(d) for d in tangents[:n]]
@@ -194,7 +194,7 @@ def _tangent_jvp(primals, tangents, *, config, wrt):
 def _tangent_transpose(cotangents, *operands, config, wrt):
     n = sum(wrt)
     primals = operands[n:]
-    hs, (h, c) = primals[6 + config.rest], primals[4:6]
+    hs, (h, c) = primals[6 + len(config.rest)], primals[4:6]
     dhs, dh, dc = (jnp.zeros_like(p) if type(d) is ad.Zero else d for d, p in zip(cotangents, (hs, h, c), strict=True))
     found = vjp_p.bind(dhs, dh, dc, *primals, config=config, wrt=wrt)
     return [d if ad.is_undefined_primal(x) else None for d, x in zip(found, operands[:n], strict=True)] + [None] * len(
@@ -205,7 +205,7 @@ def _tangent_transpose(cotangents, *operands, config, wrt):
 def _vjp_jvp(primals, tangents, *, config, wrt):
     if config.insist:
         raise TypeError(_ORDER)
-    n = 9 + config.rest
+    n = 9 + len(config.rest)
     tangents = [ad.instantiate_zeros(d) for d in tangents[:9]]
     gradients = _grouped(partial(_gradients_by_scan, config=config, wrt=wrt), *_vjp_layouts(config, wrt, by_scan=True))
     return jax.jvp(lambda *linear: gradients(*linear, *primals[9:n]), tuple(primals[:9]), tuple(tangents))
@@ -238,11 +238,12 @@ class _Layout(NamedTuple):
 _WEIGHT, _STATE, _ROWS = _Layout(0, False), _Layout(0, True), _Layout(1, True)
 _LINEAR = [_WEIGHT, _WEIGHT, _WEIGHT, _ROWS, _STATE, _STATE]  # w_x, w_h, b, xs, h0, c0
 _OUT = [_ROWS, _STATE, _STATE]  # hs, h, c
+_REST = dict(lengths=_STATE, mask=_ROWS, reset=_ROWS, recurrent=_STATE)
 
 
 def _run_layouts(config, keep):
     """Of what goes into a run, and of what comes out."""
-    return [*_LINEAR, *[_STATE] * config.lengths, *[_ROWS] * (config.mask + config.reset)], [
+    return [*_LINEAR, *(_REST[name] for name in config.rest)], [
         *_OUT,
         *_residual_layouts(config) * keep,
     ]
@@ -333,7 +334,7 @@ def _run_avals(*operands, config, keep):
 
 def _tangent_avals(*operands, config, wrt):
     primals = operands[sum(wrt) :]
-    return [primals[6 + config.rest], *primals[4:6]]
+    return [primals[6 + len(config.rest)], *primals[4:6]]
 
 
 def _vjp_avals(*operands, config, wrt):
