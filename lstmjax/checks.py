@@ -38,6 +38,8 @@ def checkify(function: Callable) -> Callable:
     >>> error.get().split(" (")[0]
     'lengths should lie in [0, T] with T = 7'
     """
+    if not callable(function):
+        raise TypeError(f"function should be a function of arrays, got {show(function)}")
     from jax.experimental import checkify
 
     def checkified(*args, **kwargs):

@@ -273,9 +273,9 @@ def _check_recipe(recipe):
     for name in ("members", "vocabulary", "min_count", "embedding", "batch_size", "buckets", "epochs", "patience"):
         checks.size(name, getattr(recipe, name))
     for name in ("learning_rate", "clip"):
-        if not 0 < getattr(recipe, name) < np.inf:
-            raise ValueError(f"{name} should be a number above 0, got {getattr(recipe, name)}")
-    if not 0 <= recipe.weight_decay < np.inf:
+        checks.positive(name, getattr(recipe, name))
+    checks.finite("weight_decay", recipe.weight_decay)
+    if recipe.weight_decay < 0:
         raise ValueError(f"weight_decay should be a number of at least 0, got {recipe.weight_decay}")
 
 

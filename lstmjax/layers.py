@@ -33,10 +33,21 @@ def init_linear(key: Array, inputs: int, outputs: int, dtype: DTypeLike = jnp.fl
 def linear(params: Linear, x: Array) -> Array:
     """x w + b: [..., D] to [..., K].
 
+    Raises:
+      TypeError, ValueError: params that are no `Linear`, an x of another kind or of other features.
+
     >>> linear(Linear(jnp.ones((3, 2)), jnp.zeros(2)), jnp.ones(3)).tolist()
     [3.0, 3.0]
     """
-    return x @ params.w + jax.lax.expand_dims(params.b, range(x.ndim - 1))
+    if type(params) is not Linear:
+        raise TypeError(f"params should be Linear(w, b), got {checks.show(params)}")
+    w, b = (checks.as_float_array(f"params.{name}", array) for name, array in params._asdict().items())
+    x = checks.as_float_array("x", x)
+    if w.ndim != 2 or b.shape != w.shape[1:]:
+        raise ValueError(f"params should be w [D, K] and b [K], got shapes {w.shape} and {b.shape}")
+    if x.ndim == 0 or x.shape[-1] != w.shape[0]:
+        raise ValueError(f"x should be [..., D] with D = {w.shape[0]}, as params.w has it, got shape {x.shape}")
+    return x @ w + jax.lax.expand_dims(params.b, range(x.ndim - 1))
 
 
 def init_embedding(key: Array, vocabulary: int, features: int, dtype: DTypeLike = jnp.float32) -> Array:
@@ -53,14 +64,18 @@ def init_embedding(key: Array, vocabulary: int, features: int, dtype: DTypeLike 
 
 
 def embed(table: Array, ids: Array) -> Array:
-    """The rows of `ids` int [...], as [..., E].
+    """The rows of `ids` int [...] in `table` [V, E], as [..., E].
 
     Raises:
-      TypeError: ids that are no ints. ValueError: concrete ids outside [0, V); under tracing their rows are NaN.
+      TypeError, ValueError: a table that is none, ids that are no ints, concrete ids outside [0, V); under tracing
+        their rows are NaN.
 
     >>> embed(jnp.eye(3), jnp.array([2, 0])).tolist()
     [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]
     """
+    table = checks.as_float_array("table", table)
+    if table.ndim != 2:
+        raise ValueError(f"table should be [V, E], got shape {table.shape}")
     check_ids("ids", ids, len(table))
     # Negative ids would count from the end: they are sent past it, where take fills in NaN.
     return jnp.take(table, jnp.where(ids < 0, len(table), ids), axis=0, mode="fill", fill_value=jnp.nan)
@@ -83,14 +98,15 @@ def dropout(key: Array | None, rate: Any, x: Array, *, shared: tuple[int, ...] =
       shared: axes along which the same entries are dropped; (0,) of [T, B, D] is variational dropout.
 
     Raises:
-      TypeError, ValueError: a rate outside [0, 1); under tracing it is clipped to that. A key that is none.
+      TypeError, ValueError: an x that is no array of floats, a key that is none, a rate outside [0, 1); under tracing
+        it is clipped to that.
 
     References: Srivastava et al. 2014, section 4; Gal and Ghahramani 2016, section 4.
 
     >>> dropout(None, 0.5, jnp.ones(2)).tolist()
     [1.0, 1.0]
     """
-    rate = checks.rate("rate", rate)
+    x, rate = checks.as_float_array("x", x), checks.rate("rate", rate)
     if key is None or (isinstance(rate, float) and rate == 0):
         return x
     checks.key("key", key)
@@ -113,12 +129,22 @@ def attend(query: Array, xs: Array, valid: Array) -> tuple[Array, Array]:
     Returns:
       y [H] and the weights [T].
 
+    Raises:
+      TypeError, ValueError: naming the argument.
+
     Reference: Zhou et al. 2016, eqs. 9 to 11.
 
     >>> attend(jnp.zeros(2), jnp.array([[1.0, 0], [3, 0]]), jnp.array([True, True]))[0].tolist()
     [2.0, 0.0]
     """
+    query, xs = checks.as_float_array("query", query), checks.as_float_array("xs", xs)
+    if xs.ndim != 2:
+        raise ValueError(f"xs should be [T, H], got shape {xs.shape}; map over a batch with vmap")
+    if query.shape != xs.shape[1:]:
+        raise ValueError(f"query should have the shape {xs.shape[1:]} of a step of xs [T, H], got {query.shape}")
+    valid = checks.bools("valid", valid, xs.shape[:1], "[T]")
+    xs = jnp.where(valid[:, None], xs, 0)  # before the product: 0 * NaN in the backward pass would spoil the query
     scores = jnp.where(valid, jnp.tanh(xs) @ query, -jnp.inf)
     weights = jnp.exp(scores - jax.lax.stop_gradient(jnp.max(scores, initial=-1e30)))
     weights = weights / jnp.maximum(weights.sum(), jnp.finfo(weights.dtype).tiny)
-    return weights @ jnp.where(valid[:, None], xs, 0), weights
+    return weights @ xs, weights

@@ -28,6 +28,9 @@ def cross_entropy(logits: Array, labels: Array, weights: Array | None = None, *,
     >>> round(float(cross_entropy(jnp.zeros((2, 4)), jnp.array([0, 3]))), 4)
     1.3863
     """
+    logits = checks.as_float_array("logits", logits)
+    if logits.ndim == 0:
+        raise ValueError("logits should be [..., K], got shape ()")
     classes = logits.shape[-1]
     _check_targets(logits.shape[:-1], labels, weights)
     if not jnp.issubdtype(labels.dtype, jnp.integer):
@@ -54,6 +57,7 @@ def binary_cross_entropy(logits: Array, labels: Array, weights: Array | None = N
     >>> round(float(binary_cross_entropy(jnp.zeros(2), jnp.array([0.0, 1.0]))), 4)
     0.6931
     """
+    logits = checks.as_float_array("logits", logits)
     _check_targets(logits.shape, labels, weights)
     return _mean(optax.sigmoid_binary_cross_entropy(logits, labels.astype(logits.dtype)), weights)
 

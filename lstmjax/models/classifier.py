@@ -161,6 +161,8 @@ def apply(
     (2, 2)
     """
     _check(params, ids, lengths, options)
+    if key is not None:
+        checks.key("key", key)
 
     def one(ids, length, key):
         return encode(params, ids, length, options, key, **how)
