@@ -202,7 +202,7 @@ def _pool(query, pooling, xs, state, length):
     if pooling == "last":
         ends = (state.forward.h, state.backward.h) if isinstance(state, Bidirectional) else (state.h,)
         return jnp.concatenate(ends).astype(xs.dtype)
-    valid = jnp.arange(len(xs)) < length
+    valid = jnp.arange(len(xs), dtype=length.dtype) < length
     if pooling == "attention":
         return attend(query, xs, valid)[0]
     if pooling == "mean":
