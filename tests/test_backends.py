@@ -1,6 +1,7 @@
 """fused against scan, which defines what is right: in every combination of options, under every transformation."""
 
 import functools
+import re
 from typing import Any, NamedTuple
 
 import chex
@@ -216,6 +217,27 @@ def test_half_precision_equals_scan(dtypes, residuals):
     chex.assert_trees_all_equal_dtypes(*found)
     got, want = cast(jax.device_get(found), np.float32)
     chex.assert_trees_all_close(got, want, rtol=0.03, atol=0.03)
+
+
+@pytest.mark.parametrize(("cell", "backend"), [("lstm", "scan"), ("lstm", "fused"), ("gru", "scan"), ("minlstm", None)])
+def test_compute_dtype_is_that_of_the_products(cell, backend):
+    """Every product of a run takes bfloat16 and sums in float32, those of fused's backward pass too; by default none
+    does. The transpose of a product, as JAX has it for scan, takes its cotangent in float32."""
+    p = problem(cell)
+
+    def loss(compute_dtype, *args):
+        return reference.scalar(*lstmjax.run(*args, backend=backend, compute_dtype=compute_dtype))
+
+    for compute_dtype, operand in (("bfloat16", "bf16"), (None, "f32")):
+        function = functools.partial(loss, compute_dtype)
+        for how in (function, jax.grad(function, (0, 1, 2))) if backend == "fused" else (function,):
+            program = lowered(how, *p[:3]).as_text()
+            products = [line.split(" : ")[-1] for line in program.splitlines() if "dot_general" in line]
+            assert products
+            for product in products:
+                operands, result = product.split(" -> ")
+                assert set(re.findall(r"x(bf16|f32)>", operands)) == {operand}
+                assert "xf32>" in result
 
 
 # --- derivatives beyond the first ------------------------------------------------------------------------------------
