@@ -7,16 +7,25 @@ import numpy as np
 import pytest
 
 import lstmjax
-from lstmjax import GRUParams, LSTMParams, RNNParams
+from lstmjax import GRUForm, LSTMForm, RNNForm
 from tests import reference
-from tests.problems import B, D, H, problem
+from tests.problems import CELLS, QUICK, B, D, H, problem
 
-STEPS = {"lstm": lstmjax.lstm_step, "gru": lstmjax.gru_step, "rnn": lstmjax.rnn_step}
-GATES = {"lstm": (lstmjax.lstm_gates, reference.lstm_gates), "gru": (lstmjax.gru_gates, reference.gru_gates)}
-INITS = {"lstm": lstmjax.init_lstm, "gru": lstmjax.init_gru, "rnn": lstmjax.init_rnn}
-BLOCKS = {"lstm": 4, "gru": 3, "rnn": 1}
+# Of each cell in `problems`: its step, and its gates if it has any.
+STEPS = {cell: getattr(lstmjax, f"{cell.partition('-')[0]}_step") for cell in CELLS}
+GATES = {cell: getattr(lstmjax, f"{cell.partition('-')[0]}_gates") for cell in CELLS if cell != "rnn"}
+
+# Of each init: the blocks of columns, and which one has a forget bias.
+INITS = {
+    "lstm": (lstmjax.init_lstm, 4, 1),
+    "gru": (lstmjax.init_gru, 3, None),
+    "rnn": (lstmjax.init_rnn, 1, None),
+    "minlstm": (lstmjax.init_minlstm, 3, 0),
+    "slstm": (lstmjax.init_slstm, 4, 1),
+}
 
 every_cell = pytest.mark.parametrize("cell", STEPS)
+every_init = pytest.mark.parametrize("cell", INITS)
 
 # --- steps -----------------------------------------------------------------------------------------------------------
 
@@ -28,35 +37,43 @@ def test_step_equals_numpy(x64, cell, bias):
     want, want_y = reference.run(params, x[None], state)
     # Through run's door and through the cell's own: the same step.
     for step in (STEPS[cell], lstmjax.step):
-        got, y = jax.jit(step)(params, state, x)
+        got, y = jax.jit(step, compiler_options=QUICK)(params, state, x)
         chex.assert_trees_all_close((got, y), (want, want_y[0]), rtol=0, atol=1e-14)
 
 
 @every_cell
 def test_step_takes_any_batch(x64, cell):
     params, xs, state, *_ = problem(cell, dtype=np.float64)
-    many, ys = STEPS[cell](params, state, xs[0])
-    one, y = STEPS[cell](params, jax.tree.map(lambda s: s[1], state), xs[0, 1])
+    step = jax.jit(STEPS[cell], compiler_options=QUICK)
+    many, ys = jax.device_get(step(params, state, xs[0]))
+    one, y = step(params, jax.tree.map(lambda s: s[1], state), xs[0, 1])
     chex.assert_trees_all_close((one, y), jax.tree.map(lambda a: a[1], (many, ys)), rtol=0, atol=1e-14)
-    square = jax.tree.map(lambda s: s.reshape(2, 2, H), state)
-    folded = STEPS[cell](params, square, xs[0].reshape(2, 2, D))
-    chex.assert_trees_all_close(folded, jax.tree.map(lambda a: a.reshape(2, 2, H), (many, ys)), rtol=0, atol=1e-14)
+    square = jax.tree.map(lambda s: s.reshape(2, 2, -1), state)
+    folded = step(params, square, xs[0].reshape(2, 2, D))
+    chex.assert_trees_all_close(folded, jax.tree.map(lambda a: a.reshape(2, 2, -1), (many, ys)), rtol=0, atol=1e-14)
 
 
 @pytest.mark.parametrize("cell", GATES)
 @pytest.mark.parametrize("bias", [True, False])
 def test_gates_equal_numpy(x64, cell, bias):
     params, (x, *_), state, *_ = problem(cell, dtype=np.float64, bias=bias)
-    gates, slow_gates = GATES[cell]
+    gates = jax.device_get(jax.jit(GATES[cell], compiler_options=QUICK)(params, state, x))
     for n in range(B):
-        want = slow_gates(params, jax.tree.map(lambda s, n=n: s[n], state), x[n])
-        chex.assert_trees_all_close(jax.tree.map(lambda a, n=n: a[n], gates(params, state, x)), want, atol=1e-14)
+        want = reference.gates(params, jax.tree.map(lambda s, n=n: s[n], state), x[n])
+        chex.assert_trees_all_close(jax.tree.map(lambda a, n=n: a[n], gates), want, rtol=0, atol=1e-14)
 
 
 def test_streaming_equals_run(x64):
     """Step by step through a stack of all cells gives what run gives."""
     rng = np.random.default_rng(0)
-    widths = [("lstm", D, 4), ("gru", 4, 6), ("rnn", 6, 3), ("lstm", 3, H)]
+    widths = [
+        ("lstm", D, 4),
+        ("gru", 4, 6),
+        ("rnn", 6, 3),
+        ("lstm-everything", 3, 2),
+        ("minlstm", 2, 4),
+        ("slstm", 4, H),
+    ]
     params = tuple(problem(cell, inputs=i, hidden=h, dtype=np.float64).params for cell, i, h in widths)
     xs = rng.normal(size=(5, 2, D))
     want, want_ys = lstmjax.run(params, xs)
@@ -90,11 +107,14 @@ def test_half_precision_step_is_near(cell):
     """compute_dtype rounds what the products see, and nothing else."""
     params, (x, *_), state, *_ = problem(cell)
     state = state._replace(h=rounded(state.h))  # h enters the update of a GRU too, which is not rounded
-    got = STEPS[cell](params, state, x, compute_dtype="bfloat16")
-    by_hand = params._replace(w_x=rounded(params.w_x), w_h=rounded(params.w_h))
-    want = STEPS[cell](by_hand, state, rounded(x), precision="highest")
-    chex.assert_trees_all_close(got, want, atol=1e-6)
-    full = STEPS[cell](params, state, x, precision="highest")
+    options = dict(compiler_options=QUICK, static_argnames=("compute_dtype", "precision"))
+    step = jax.jit(STEPS[cell], **options)
+    got = step(params, state, x, compute_dtype="bfloat16")
+    if cell not in ("lstm-everything", "gru-before"):  # of which one product is of what another one gave
+        weights = {name: rounded(getattr(params, name)) for name in ("w_x", "w_h") if hasattr(params, name)}
+        want = step(params._replace(**weights), state, rounded(x), precision="highest")
+        chex.assert_trees_all_close(got, want, rtol=1e-6, atol=1e-6)
+    full = step(params, state, x, precision="highest")
     assert 1e-4 < float(jnp.abs(got[1] - full[1]).max()) < 0.05
 
 
@@ -112,75 +132,157 @@ def rounded(a):
 # --- inits -----------------------------------------------------------------------------------------------------------
 
 
-@every_cell
+@every_init
 @pytest.mark.parametrize("init", ["glorot", "keras", "torch"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "float64"])
 def test_init_shapes_and_dtypes(cell, init, dtype):
-    K = BLOCKS[cell] * H
-    want = {"w_x": (D, K), "w_h": (H, K), "b": (K,), "b_n": (H,)}
+    draw, blocks, _ = INITS[cell]
+    K = blocks * H
+    want = {"w_x": (D, K), "w_h": (1, H, K) if cell == "slstm" else (H, K), "b": (K,), "b_n": (H,)}
     with jax.enable_x64(dtype == "float64"):
-        params = INITS[cell](jax.random.key(0), D, H, init=init, dtype=dtype)
-        assert {name: a.shape for name, a in params._asdict().items()} == {name: want[name] for name in params._fields}
-        assert {a.dtype.name for a in params} == {dtype}
+        params = draw(jax.random.key(0), D, H, init=init, dtype=dtype)
+        arrays = {name: a for name, a in params._asdict().items() if a is not None}
+        assert {name: a.shape for name, a in arrays.items()} == {k: v for k, v in want.items() if hasattr(params, k)}
+        assert {a.dtype.name for a in arrays.values()} == {dtype}
         chex.assert_tree_all_finite(params)
         # Without a bias the weights are the same draw.
-        without = INITS[cell](jax.random.key(0), D, H, init=init, bias=False, dtype=dtype)
-        assert set(without[2:]) == {None}
-        chex.assert_trees_all_equal(without[:2], params[:2])
+        without = draw(jax.random.key(0), D, H, init=init, bias=False, dtype=dtype)
+        assert without.b is None
+        chex.assert_trees_all_equal(without, params._replace(**{name: None for name in arrays if name[0] == "b"}))
 
 
-@every_cell
+@every_init
 @pytest.mark.parametrize("init", ["glorot", "keras", "torch"])
 def test_init_draws_every_weight_of_a_key_apart(cell, init):
-    one, other = (INITS[cell](jax.random.key(k), H, H, init=init) for k in (0, 1))
-    chex.assert_trees_all_equal(one, INITS[cell](jax.random.key(0), H, H, init=init))
-    blocks = [w for params in (one, other) for a in (params.w_x, params.w_h) for w in jnp.split(a, BLOCKS[cell], 1)]
+    draw, blocks, _ = INITS[cell]
+    one, other = (draw(jax.random.key(k), H, H, init=init) for k in (0, 1))
+    chex.assert_trees_all_equal(one, draw(jax.random.key(0), H, H, init=init))
+    found = [block for params in (one, other) for w in matrices(params) for block in jnp.split(w, blocks, 1)]
     if init == "torch":
-        blocks += [b for params in (one, other) for b in params[2:]]
-    numbers = np.concatenate([np.asarray(b).ravel() for b in blocks])
+        biases = [(params.b, getattr(params, "b_n", None)) for params in (one, other)]
+        found += [b for pair in biases for b in pair if b is not None]
+    numbers = np.concatenate([np.asarray(a).ravel() for a in found])
     assert len(np.unique(numbers)) > 0.99 * len(numbers)  # a key used twice gives a block twice
 
 
-@every_cell
+def matrices(params):
+    """w_x, and w_h where there is one, of one head where there are heads."""
+    w_h = getattr(params, "w_h", None)
+    return [params.w_x] if w_h is None else [params.w_x, w_h[0] if w_h.ndim == 3 else w_h]
+
+
+@every_init
 def test_glorot_init(cell):
     """Each gate on its own: w_x in the bounds of [D, H] and filling them, w_h orthogonal; the forget bias is 1."""
     inputs, hidden = 30, 50
-    params = INITS[cell](jax.random.key(0), inputs, hidden)
+    draw, blocks, forget = INITS[cell]
+    params = draw(jax.random.key(0), inputs, hidden)
     bound = np.sqrt(6 / (inputs + hidden))
-    for w_x, w_h in zip(*(jnp.split(w, BLOCKS[cell], 1) for w in params[:2]), strict=True):
+    for w_x in jnp.split(params.w_x, blocks, 1):
         is_uniform(w_x, bound)
-        chex.assert_trees_all_close(w_h @ w_h.T, jnp.eye(hidden), atol=1e-5)
-    zeros = np.zeros(BLOCKS[cell] * hidden, np.float32)
-    if cell == "lstm":
-        zeros[hidden : 2 * hidden] = 1
-    np.testing.assert_array_equal(params.b, zeros)
+    for w in matrices(params)[1:]:
+        for w_h in jnp.split(w, blocks, 1):
+            chex.assert_trees_all_close(w_h @ w_h.T, jnp.eye(hidden), atol=1e-5)
+    np.testing.assert_array_equal(params.b, forget_bias(blocks, hidden, forget))
     if cell == "gru":
         np.testing.assert_array_equal(params.b_n, np.zeros(hidden))
 
 
-def test_forget_bias():
-    b = lstmjax.init_lstm(jax.random.key(0), D, H, forget_bias=2.5).b.reshape(4, H)
-    np.testing.assert_array_equal(b, np.outer([0, 2.5, 0, 0], np.ones(H)))
-    assert lstmjax.init_lstm(jax.random.key(0), D, H, bias=False).b is None
-    params = lstmjax.init_lstm(jax.random.key(0), D, H)
+def forget_bias(blocks, hidden, block, value=1.0):
+    """Zeros, with a value in one block."""
+    b = np.zeros((blocks, hidden), np.float32)
+    if block is not None:
+        b[block] = value
+    return b.reshape(-1)
+
+
+@pytest.mark.parametrize("cell", [cell for cell, (_, _, forget) in INITS.items() if forget is not None])
+def test_forget_bias(cell):
+    draw, blocks, forget = INITS[cell]
+    b = draw(jax.random.key(0), D, H, forget_bias=2.5).b
+    np.testing.assert_array_equal(b, forget_bias(blocks, H, forget, 2.5))
+    assert draw(jax.random.key(0), D, H, bias=False).b is None
+
+
+@pytest.mark.parametrize(("coupling", "value"), [(None, 1.0), ("i=1-f", 1.0), ("f=1-i", -1.0)])
+def test_the_forget_gate_is_open_at_first(coupling, value):
+    """Where f is 1 - i, it is the input gate that has a bias, of the other sign."""
+    params = lstmjax.init_lstm(jax.random.key(0), D, H, coupling=coupling)
+    blocks = 4 if coupling is None else 3
+    np.testing.assert_array_equal(params.b, forget_bias(blocks, H, 1 if coupling is None else 0, value))
     gates = lstmjax.lstm_gates(params, lstmjax.init_state(params), 0.1 * jnp.ones(D))
     assert float(gates.f.mean()) > 0.7
+    assert coupling is None or np.allclose(gates.f + gates.i, 1)
 
 
-def is_keras(cell, w_x, w_h, b):
+@pytest.mark.parametrize("coupling", [None, "f=1-i"])
+@pytest.mark.parametrize("layer_norm", [None, "gates", "gates+cell", "inputs+cell"])
+def test_init_of_the_variants_of_an_lstm(coupling, layer_norm):
+    """What is asked for is there and begins where it changes least; the plain weights are the same draw."""
+    blocks, outputs = (4, 2) if coupling is None else (3, 2)
+    K = blocks * H
+    options = dict(peephole=True, projection=outputs, projection_bias=True, layer_norm=layer_norm, coupling=coupling)
+    form = dict(activations=("hard_sigmoid", "tanh", "relu"), clip=3, clip_cell=2.0, clip_projection=1.5, epsilon=0.1)
+    params = lstmjax.init_lstm(jax.random.key(0), D, H, **options, **form)
+    assert params.form == LSTMForm(coupling, **form)
+    assert params.form.clip == 3.0
+    assert (params.w_x.shape, params.w_h.shape, params.projection.shape) == ((D, K), (outputs, K), (H, outputs))
+    np.testing.assert_array_equal(params.peephole, np.zeros(K - H))
+    np.testing.assert_array_equal(params.projection_b, np.zeros(outputs))
+    is_uniform(lstmjax.init_lstm(jax.random.key(0), D, 90, projection=60).projection, np.sqrt(6 / 150))
+    ones = {"gates": K, "x": K, "h": K, "cell": H}
+    normed = {None: [], "gates": ["gates"], "gates+cell": ["gates", "cell"], "inputs+cell": ["x", "h", "cell"]}[
+        layer_norm
+    ]
+    assert [field for field in ones if getattr(params.norm, field, None) is not None] == normed or not normed
+    assert (params.norm is None) == (layer_norm is None)
+    for field in normed:
+        scale, shift = getattr(params.norm, field)
+        np.testing.assert_array_equal(scale, np.ones(ones[field]))
+        if layer_norm == "gates":
+            assert shift is None
+        else:
+            np.testing.assert_array_equal(shift, np.zeros(ones[field]))
+    plain = lstmjax.init_lstm(jax.random.key(0), D, H, coupling=coupling)
+    chex.assert_trees_all_equal((params.w_x, params.b), (plain.w_x, plain.b))
+    assert lstmjax.init_lstm(jax.random.key(0), D, H).form is None
+
+
+def test_init_of_the_variants_of_the_others():
+    key = jax.random.key(0)
+    params = lstmjax.init_gru(key, D, H, reset="before", activations=("hard_sigmoid", "relu"))
+    assert params.form == GRUForm("before", ("hard_sigmoid", "relu"))
+    assert params.b_n is None
+    chex.assert_trees_all_equal(params[:3], lstmjax.init_gru(key, D, H)[:3])
+    assert lstmjax.init_rnn(key, D, H, activation="relu").form == RNNForm("relu")
+    assert lstmjax.init_minlstm(key, D, H, candidate="tanh").form == lstmjax.MinLSTMForm("tanh")
+    params = lstmjax.init_slstm(key, D, 6, heads=3, forget="exp")
+    assert params.form == lstmjax.SLSTMForm("exp")
+    assert params.w_h.shape == (3, 2, 8)
+    for head in params.w_h:  # each gate of each head on its own
+        for w_h in jnp.split(head, 4, 1):
+            chex.assert_trees_all_close(w_h @ w_h.T, jnp.eye(2), atol=1e-5)
+    assert len(np.unique(params.w_h)) > 0.9 * params.w_h.size / 2  # heads are drawn apart
+    for draw, _, _ in INITS.values():
+        assert draw(key, D, H).form is None
+
+
+def is_keras(w_x, w_h, b, forget=None):
     """The three draws of Keras: Glorot over all columns, one orthogonal matrix, zeros and a forget bias of 1."""
-    (inputs, columns), hidden = w_x.shape, w_h.shape[0]
+    inputs, columns = w_x.shape
     is_uniform(w_x, np.sqrt(6 / (inputs + columns)))
-    np.testing.assert_allclose(w_h @ w_h.T, np.eye(hidden), atol=1e-5)
-    want = np.zeros(columns)
-    if cell == "lstm":
-        want[hidden : 2 * hidden] = 1
-    np.testing.assert_array_equal(b, want)
+    if w_h is not None:
+        np.testing.assert_allclose(w_h @ w_h.T, np.eye(len(w_h)), atol=1e-5)
+    hidden = 50
+    np.testing.assert_array_equal(b, forget_bias(columns // hidden, hidden, forget))
 
 
-@every_cell
+@every_init
 def test_keras_init(cell):
-    is_keras(cell, *map(np.asarray, INITS[cell](jax.random.key(0), 30, 50, init="keras")[:3]))
+    draw, _, forget = INITS[cell]
+    params = draw(jax.random.key(0), 30, 50, init="keras")
+    w_x, *w_h = map(np.asarray, matrices(params))
+    is_keras(w_x, *w_h or [None], params.b, forget)
 
 
 def is_torch(hidden, arrays, sums):
@@ -195,15 +297,15 @@ def is_torch(hidden, arrays, sums):
         np.testing.assert_allclose(np.mean(np.abs(b)), bound * 2 / 3, rtol=0.08)
 
 
-@every_cell
+@every_init
 def test_torch_init(cell):
     hidden = 400
-    params = INITS[cell](jax.random.key(0), 30, hidden, init="torch")
+    params = INITS[cell][0](jax.random.key(0), 30, hidden, init="torch")
     if cell == "gru":
         r_and_z, n = jnp.split(params.b, [2 * hidden])
-        is_torch(hidden, [params.w_x, params.w_h, n, params.b_n], [r_and_z])
+        is_torch(hidden, [*matrices(params), n, params.b_n], [r_and_z])
     else:
-        is_torch(hidden, [params.w_x, params.w_h], [params.b])
+        is_torch(hidden, matrices(params), [params.b])
 
 
 def is_uniform(a, bound):
@@ -216,36 +318,49 @@ def is_uniform(a, bound):
 
 @every_cell
 def test_init_state_has_the_containers_of_params(cell):
-    params = INITS[cell](jax.random.key(0), D, H)
+    params = problem(cell).params
+    like = problem(cell, batch=(2, 3)).state
     pair = lstmjax.Bidirectional(params, params)
     state = lstmjax.init_state((params, pair), batch=(2, 3))
-    assert jax.tree.structure(state[0]) == jax.tree.structure(state[1].forward)
     assert type(state[1]) is lstmjax.Bidirectional
-    chex.assert_shape(jax.tree.leaves(state), (2, 3, H))
-    chex.assert_trees_all_equal(state, jax.tree.map(jnp.zeros_like, state))
-    chex.assert_shape(jax.tree.leaves(lstmjax.init_state(params)), (H,))
-    chex.assert_shape(jax.tree.leaves(lstmjax.init_state(params, 0)), (0, H))
+    zeros = jax.tree.map(jnp.zeros_like, like)
+    chex.assert_trees_all_equal(state, (zeros, lstmjax.Bidirectional(zeros, zeros)))
+    for batch in ((), (0,)):
+        chex.assert_trees_all_equal_shapes(lstmjax.init_state(params, batch), problem(cell, batch=batch).state)
 
 
 # --- other frameworks ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN:UserWarning")
+@pytest.mark.parametrize("cell", ["lstm", "lstm of a projection", "gru", "rnn", "rnn of relu"])
 def test_weights_carried_into_torch(cell):
     torch = pytest.importorskip("torch")
-    params, xs, state, *_ = problem(cell)
-    layer = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU, "rnn": torch.nn.RNN}[cell](D, H)
+    params, xs, state, *_ = problem(cell.split()[0])
     b_hh = np.zeros_like(params.b)
-    if cell == "gru":
+    weights = [params.w_x.T, params.w_h.T, params.b, b_hh]
+    if cell == "lstm":
+        layer = torch.nn.LSTM(D, H)
+    elif cell == "lstm of a projection":
+        layer = torch.nn.LSTM(D, H, proj_size=2)
+        params = params._replace(w_h=params.w_h[:2], projection=params.w_h[:, :2])
+        weights[1:2] = [params.w_h.T]
+        weights.append(params.projection.T)
+        state = state._replace(h=state.h[:, :2])
+    elif cell == "gru":
+        layer = torch.nn.GRU(D, H)
         b_hh[2 * H :] = params.b_n
+    else:
+        layer = torch.nn.RNN(D, H, nonlinearity="relu" if cell == "rnn of relu" else "tanh")
+        params = params._replace(form=RNNForm("relu") if cell == "rnn of relu" else None)
     with torch.no_grad():
-        for ours, theirs in zip((params.w_x.T, params.w_h.T, params.b, b_hh), layer.parameters(), strict=True):
+        for ours, theirs in zip(weights, layer.parameters(), strict=True):
             theirs.copy_(torch.tensor(ours))
         initial = tuple(torch.tensor(s)[None] for s in state)
-        ys, final = layer(torch.tensor(xs), initial if cell == "lstm" else initial[0])
-    want = type(state)(*(s[0].numpy() for s in (final if cell == "lstm" else (final,))))
+        ys, final = layer(torch.tensor(xs), initial if len(initial) > 1 else initial[0])
+    want = type(state)(*(s[0].numpy() for s in (final if len(initial) > 1 else (final,))))
     got = lstmjax.run(params, xs, state, precision="highest")
-    chex.assert_trees_all_close(got, (want, ys.numpy()), atol=2e-6)
+    chex.assert_trees_all_close(got, (want, ys.numpy()), rtol=1e-6, atol=2e-6)
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
@@ -277,18 +392,60 @@ from_keras = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't
 def test_weights_carried_into_keras(keras, cell):
     params, xs, state, *_ = problem(cell)
     kind = {"lstm": keras.layers.LSTM, "gru": keras.layers.GRU, "rnn": keras.layers.SimpleRNN}[cell]
-    layer = kind(H, return_sequences=True, return_state=True)
-    layer.build((B, len(xs), D))
     if cell == "gru":
         # Keras has z before r, and h' = z h + (1 - z) n as we have it; its second bias row is the recurrent one.
         b_h = np.concatenate([np.zeros(2 * H, np.float32), params.b_n])
         weights = [swap_rz(params.w_x), swap_rz(params.w_h), np.stack([swap_rz(params.b), b_h])]
     else:
-        weights = list(params)
+        weights = [params.w_x, params.w_h, params.b]
+    agrees_with_keras(kind(H, return_sequences=True, return_state=True), weights, params, xs, state)
+
+
+# The hard sigmoid of Keras, relu6(x + 3) / 6.
+HARD_SIGMOID = ("hard_sigmoid", 1 / 6, 0.5)
+
+
+@from_keras
+def test_gru_with_the_reset_before_the_product_as_in_keras(keras):
+    params, xs, state, *_ = problem("gru-before")
+    params = params._replace(form=GRUForm("before", (HARD_SIGMOID, "softsign")))
+    activations = dict(activation="softsign", recurrent_activation="hard_sigmoid")
+    layer = keras.layers.GRU(H, reset_after=False, return_sequences=True, return_state=True, **activations)
+    agrees_with_keras(layer, [swap_rz(w) for w in (params.w_x, params.w_h, params.b)], params, xs, state)
+
+
+@from_keras
+def test_other_activations_as_in_keras(keras):
+    params, xs, state, *_ = problem("lstm")
+    params = params._replace(form=LSTMForm(activations=(HARD_SIGMOID, "elu", "elu")))
+    activations = dict(activation="elu", recurrent_activation="hard_sigmoid")
+    layer = keras.layers.LSTM(H, return_sequences=True, return_state=True, **activations)
+    agrees_with_keras(layer, [params.w_x, params.w_h, params.b], params, xs, state)
+
+
+@from_keras
+@pytest.mark.parametrize("padding", ["zero", "hold"])
+@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+def test_masks_as_in_keras(keras, padding, reverse):
+    """Gaps, padding at either end, and a sample of which no step counts."""
+    params, xs, *_ = problem("lstm", time=4)
+    mask = np.array([[1, 0, 0, 1], [1, 1, 0, 0], [0, 1, 0, 1], [1, 1, 0, 0]], bool)
+    options = dict(return_sequences=True, return_state=True, use_cudnn=False)
+    layer = keras.layers.LSTM(H, go_backwards=reverse, zero_output_for_mask=padding == "zero", **options)
+    weights = [params.w_x, params.w_h, params.b]
+    agrees_with_keras(layer, weights, params, xs, None, mask=mask, padding=padding, reverse=reverse)
+
+
+def agrees_with_keras(layer, weights, params, xs, state, mask=None, reverse=False, **options):
+    layer.build((B, len(xs), D))
     layer.set_weights(weights)
-    ys, *final = layer(xs.swapaxes(0, 1), initial_state=[jnp.asarray(s) for s in state])
-    want = type(state)(*(np.asarray(s) for s in final)), np.asarray(ys).swapaxes(0, 1)
-    chex.assert_trees_all_close(lstmjax.run(params, xs, state, precision="highest"), want, atol=2e-6)
+    initial = None if state is None else [jnp.asarray(s) for s in state]
+    ys, *final = layer(xs.swapaxes(0, 1), initial_state=initial, mask=None if mask is None else jnp.asarray(mask.T))
+    ys = np.asarray(ys).swapaxes(0, 1)
+    ys = ys[::-1] if reverse else ys  # Keras leaves them in the order of processing
+    got, got_ys = lstmjax.run(params, xs, state, mask=mask, reverse=reverse, **options, precision="highest")
+    want = type(got)(*(np.asarray(s) for s in final))
+    chex.assert_trees_all_close((got, got_ys), (want, ys), rtol=1e-6, atol=2e-6)
 
 
 def swap_rz(w):
@@ -304,14 +461,30 @@ def test_keras_init_is_that_of_keras(keras, cell):
     layer = kind(50)
     layer.build((None, None, 30))
     w_x, w_h, b = (np.asarray(w) for w in layer.get_weights())
-    is_keras(cell, w_x, w_h, b.reshape(-1, w_x.shape[1])[0])
+    is_keras(w_x, w_h, b.reshape(-1, w_x.shape[1])[0], INITS[cell][2])
 
 
 def test_params_and_states_are_pytrees_of_arrays():
     """The order of the fields is the order that every importer and every checkpoint relies on."""
-    assert LSTMParams._fields == ("w_x", "w_h", "b")
-    assert GRUParams._fields == ("w_x", "w_h", "b", "b_n")
-    assert RNNParams._fields == ("w_x", "w_h", "b")
-    assert lstmjax.LSTMState._fields == ("h", "c")
-    assert lstmjax.LSTMGates._fields == ("i", "f", "g", "o")
-    assert lstmjax.GRUGates._fields == ("r", "z", "n")
+    weights, form = ("w_x", "w_h", "b"), ("form",)
+    variants = ("peephole", "projection", "projection_b", "norm")
+    fields = {
+        "LSTMParams": (*weights, *variants, *form),
+        "GRUParams": (*weights, "b_n", *form),
+        "RNNParams": (*weights, *form),
+        "MinLSTMParams": ("w_x", "b", *form),
+        "SLSTMParams": (*weights, *form),
+        "LayerNorm": ("gates", "x", "h", "cell"),
+        "Norm": ("scale", "shift"),
+        "LSTMState": ("h", "c"),
+        "GRUState": ("h",),
+        "RNNState": ("h",),
+        "MinLSTMState": ("h",),
+        "SLSTMState": ("h", "c", "n", "m"),
+        "LSTMGates": ("i", "f", "g", "o"),
+        "GRUGates": ("r", "z", "n"),
+        "RNNGates": (),
+        "MinLSTMGates": ("f", "i", "g"),
+        "SLSTMGates": ("i", "f", "g", "o"),
+    }
+    assert {name: getattr(lstmjax, name)._fields for name in fields} == fields
