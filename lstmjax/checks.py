@@ -110,15 +110,19 @@ def finite(name: str, x: Any) -> None:
     """Refuse what is no finite number."""
     number(name, x)
     if not abs(x) <= _HUGE:
-        raise ValueError(f"{name} should be a finite number, got {x if isinstance(x, float) else 'a greater int'}")
+        raise ValueError(f"{name} should be a finite number, got {_figure(x)}")
 
 
 def positive(name: str, x: Any) -> float:
     """`x` as a float, if it is a finite number above 0."""
-    finite(name, x)
-    if not x > 0:
-        raise ValueError(f"{name} should be a number above 0, got {x}")
+    number(name, x)
+    if not 0 < x <= _HUGE:
+        raise ValueError(f"{name} should be a number above 0 and finite, got {_figure(x)}")
     return float(x)
+
+
+def _figure(x):
+    return "an int too great for a float" if isinstance(x, int) and abs(x) > _HUGE else x
 
 
 def rate(name: str, given: Any) -> Any:

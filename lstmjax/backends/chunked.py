@@ -233,7 +233,9 @@ class _Chunks:
 
     def dropped(self, h):
         """What is left of h [..., B, H] by recurrent dropout; its own transpose."""
-        return h if self.recurrent is None else h * self.recurrent.astype(h.dtype)
+        if self.recurrent is None:
+            return h
+        return h * lax.expand_dims(self.recurrent.astype(h.dtype), range(h.ndim - self.recurrent.ndim))
 
     def clean(self, first, x):
         """The rows of a chunk with padding set to 0, before any product sees it."""
