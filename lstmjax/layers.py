@@ -111,9 +111,10 @@ def dropout(key: Array | None, rate: Any, x: Array, *, shared: tuple[int, ...] =
         return x
     checks.key("key", key)
     shape = [1 if axis in shared else n for axis, n in enumerate(x.shape)]
-    keep = jax.lax.stop_gradient(1 - jnp.asarray(rate, jnp.float32))
-    kept = jax.random.bernoulli(key, keep, shape)
-    return jnp.where(kept, x * (1 / keep).astype(x.dtype), 0)
+    keep = 1 - (rate if isinstance(rate, float) else jax.lax.stop_gradient(rate.astype(x.dtype)))
+    # Drawn in float32 whatever x is, so that a key drops the same entries with 64-bit types as without.
+    kept = jax.random.bernoulli(key, jnp.asarray(keep, jnp.float32), shape)
+    return jnp.where(kept, x * (1 / keep), 0)
 
 
 def attend(query: Array, xs: Array, valid: Array) -> tuple[Array, Array]:

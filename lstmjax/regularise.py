@@ -123,7 +123,9 @@ def of_layer(training: Training, params: Any, xs: Array, dtype: Any) -> tuple[An
         noise = noise._replace(recurrent=dropout(keys[2], rates.recurrent, ones))
     widths = dict(zip(cell.state._fields, cell.widths(params), strict=True))
     kept = {
-        field: jax.random.bernoulli(keys[3 + (field == "c")], rate, (len(xs), *batch, widths[field]))
+        field: jax.random.bernoulli(
+            keys[3 + (field == "c")], rate.astype(jnp.float32), (len(xs), *batch, widths[field])
+        )
         for field, rate in _zoned(rates, dtype).items()
     }
     return params, xs, noise._replace(zoneout=kept)
