@@ -76,10 +76,11 @@ def prepare(regularisers: Any, key: Any, training: Any = None) -> Training:
     return Training(rates, key if training in (None, True) else None)
 
 
-def outline(training: Training) -> Noise:
-    """Which noise there will be, for whoever chooses a backend: the fields that are not None or empty."""
+def outline(training: Training, dtype: Any = jnp.float32) -> Noise:
+    """Which noise there will be, for whoever chooses a backend: the fields that are not None or empty. Without a key
+    that is all of it, in the dtype of the state."""
     rates, drawn = training.rates, training.key is not None
-    zoned = _zoned(rates, jnp.float32)
+    zoned = _zoned(rates, dtype)
     recurrent = rates.recurrent if drawn and _on(rates.recurrent) else None
     return Noise(recurrent, zoned if drawn else {}, {} if drawn else zoned)
 

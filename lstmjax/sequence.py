@@ -297,5 +297,5 @@ def _step(params, state, x, how, work):
             states.append(part_state)
         return tuple(states), x
     after, _ = cell_of(params).advance(params, state, x, how)
-    after = regularise.held(state, after, {}, regularise.outline(work).expected)
+    after = regularise.held(state, after, {}, regularise.outline(work, after.h.dtype).expected)
     return after, after.h.astype(x.dtype)

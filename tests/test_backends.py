@@ -240,6 +240,41 @@ def test_compute_dtype_is_that_of_the_products(cell, backend):
                 assert "xf32>" in result
 
 
+@both_directions
+@pytest.mark.parametrize("residuals", ["gates", "outputs"])
+def test_recurrent_dropout_equals_scan(x64, residuals, reverse):
+    """The same mask in the product, in its transpose and in the gradient of w_h."""
+    p = problem("lstm", dtype=np.float64)
+
+    def loss(*args, **options):
+        data = dict(lengths=p.lengths, reset=p.reset, reverse=reverse)
+        rates = lstmjax.Regularisers(recurrent=0.5)
+        results = lstmjax.run(*args, **data, regularisers=rates, key=jax.random.key(0), **options)
+        return reference.scalar(*results), results
+
+    found = [
+        jax.jit(jax.value_and_grad(functools.partial(loss, **options), (0, 1, 2), has_aux=True))(*p[:3])
+        for options in (dict(backend="fused", chunk=3, residuals=residuals), dict(backend="scan"))
+    ]
+    chex.assert_trees_all_close(*found, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("residuals", ["gates", "outputs"])
+def test_nothing_is_lost_of_h_beside_half_precision_inputs(residuals):
+    """bfloat16 inputs and float32 weights: what h is stored in for the gradient of w_h is float32."""
+    p = problem("lstm")
+    xs = cast(p.xs, jnp.dtype("bfloat16"))
+
+    def loss(params, state, **options):
+        return reference.scalar(*lstmjax.run(params, xs, state, lengths=p.lengths, **options))
+
+    found = [
+        jax.jit(jax.grad(functools.partial(loss, **options), (0, 1)))(p.params, p.state)
+        for options in (dict(backend="fused", residuals=residuals, chunk=3), dict(backend="scan"))
+    ]
+    chex.assert_trees_all_close(*found, rtol=1e-5, atol=1e-5)
+
+
 # --- derivatives beyond the first ------------------------------------------------------------------------------------
 
 

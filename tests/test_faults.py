@@ -13,7 +13,7 @@ import optax
 import pytest
 
 import lstmjax
-from lstmjax import Regularisers, losses, text, train
+from lstmjax import Regularisers, losses, regularise, text, train
 from lstmjax.models import classifier
 from tests import reference
 from tests.problems import WAYS, B, D, H, T, problem
@@ -185,3 +185,26 @@ def test_penalties_of_activations(x64):
         assert penalty(ys, np.zeros_like(valid)) == 0
         assert penalty(ys.astype("bfloat16")).dtype == np.float32
     assert losses.temporal_activation_penalty(ys[:1]) == 0
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru", "lstm-everything", "slstm"])
+def test_zoneout_without_training_is_the_same_step_by_step(x64, cell):
+    """step and trace leave the expectation that run leaves without a key."""
+    p = problem(cell, dtype=np.float64)
+    rates = Regularisers(zoneout_h=0.3, zoneout_c=0.2 if "lstm" == cell[:4] else 0.0)
+    want, want_ys = lstmjax.run(*p[:3], regularisers=rates)
+    states, _ = lstmjax.trace(*p[:3], regularisers=rates)
+    last = jax.tree.map(lambda s: s[-1], states)
+    chex.assert_trees_all_close((states.h, last), (want_ys, want), rtol=1e-13, atol=1e-13)
+    state = p.state
+    for x, y in zip(p.xs, want_ys, strict=True):
+        state, got = lstmjax.step(p.params, state, x, regularisers=rates)
+        chex.assert_trees_all_close(got, y, rtol=1e-13, atol=1e-13)
+
+
+def test_zoneout_of_h_and_c_are_two_draws():
+    """As often alike as two that know nothing of each other."""
+    p = problem("lstm", time=50)
+    work = regularise.prepare(Regularisers(zoneout_h=0.5, zoneout_c=0.5), jax.random.key(0))
+    kept = regularise.of_layer(work, p.params, p.xs, jnp.float32)[2].zoneout
+    assert 0.45 < np.mean(kept["h"] == kept["c"]) < 0.55
