@@ -191,7 +191,7 @@ def test_penalties_of_activations(x64):
 def test_zoneout_without_training_is_the_same_step_by_step(x64, cell):
     """step and trace leave the expectation that run leaves without a key."""
     p = problem(cell, dtype=np.float64)
-    rates = Regularisers(zoneout_h=0.3, zoneout_c=0.2 if "lstm" == cell[:4] else 0.0)
+    rates = Regularisers(zoneout_h=0.3, zoneout_c=0.2 if cell[:4] == "lstm" else 0.0)
     want, want_ys = lstmjax.run(*p[:3], regularisers=rates)
     states, _ = lstmjax.trace(*p[:3], regularisers=rates)
     last = jax.tree.map(lambda s: s[-1], states)
