@@ -1,6 +1,7 @@
 """What holds for every test: a strict JAX, and hypothesis that draws the same examples each time."""
 
 import os
+from pathlib import Path
 
 # Before anyone imports Keras, which reads it once.
 os.environ.setdefault("KERAS_BACKEND", "jax")
@@ -23,3 +24,15 @@ def x64():
     """64-bit types for one test."""
     with jax.enable_x64(True):
         yield
+
+
+def pytest_runtest_teardown(item, nextitem):
+    """Let compiled programs go before there are too many: each is mapped into memory in pieces, of which Linux grants a
+    process 65,530, and past them a compilation is a segmentation fault."""
+    count[0] += 1
+    if count[0] % 25 == 0 and MAPS.exists() and len(MAPS.read_bytes().splitlines()) > 30_000:
+        jax.clear_caches()
+
+
+count = [0]
+MAPS = Path("/proc/self/maps")
