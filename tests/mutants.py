@@ -914,16 +914,14 @@ FUSED = [
             "the gradient of w_h meets an h of which nothing is dropped",
             "h_before = chunks.dropped(h_before).astype(config.dtype)",
             "h_before = h_before.astype(config.dtype)",
-            property_of("h_is_dropped_for_a_sequence", "forward-lstm-fused"),
-            property_of("same_key_same_draws", "forward-lstm-fused"),
+            "test_backends.py::test_recurrent_dropout_equals_scan",
         ),
         (
             "fused-dropout-state",
             "the gradient of h passes units that are dropped",
             "dh_t = chunks.dropped(_dot(dz_t, half_h.T, config, wide))",
             "dh_t = _dot(dz_t, half_h.T, config, wide)",
-            property_of("h_is_dropped_for_a_sequence", "forward-lstm-fused"),
-            property_of("same_key_same_draws", "forward-lstm-fused"),
+            "test_backends.py::test_recurrent_dropout_equals_scan",
         ),
     ),
     *of(
