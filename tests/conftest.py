@@ -1,5 +1,6 @@
 """What holds for every test: a strict JAX, and hypothesis that draws the same examples each time."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -13,6 +14,9 @@ import pytest
 # Strict, so that the library neither promotes a dtype nor broadcasts a rank by accident, whatever its caller has set.
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Tracing makes many small objects that live, and looking through them for garbage took 6 % of the run.
+gc.set_threshold(100_000, 50, 100)
 
 # Most of an example is compilation, so its time says nothing: no deadline.
 hypothesis.settings.register_profile("lstmjax", derandomize=True, deadline=None)

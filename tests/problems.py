@@ -103,7 +103,11 @@ WAYS = {
 
 # For `jax.jit(..., compiler_options=QUICK)`: a program that runs once, over a few numbers, is not worth making fast.
 # Compiling takes a fifth of the time.
-QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+QUICK = {
+    "xla_backend_optimization_level": 0,
+    "xla_cpu_use_fusion_emitters": False,
+    "xla_cpu_parallel_codegen_split_count": 1,
+}
 
 T, B, D, H = 7, 4, 3, 5
 LENGTHS = np.array([4, 0, T, 1], np.int32)

@@ -15,7 +15,7 @@ from jax.test_util import check_grads
 
 import lstmjax
 from tests import reference
-from tests.problems import B, D, H, T, cast, problem
+from tests.problems import QUICK, B, D, H, T, cast, problem
 
 # --- values and gradients --------------------------------------------------------------------------------------------
 
@@ -77,10 +77,13 @@ def loss_of(setting: Setting, backend: str):
     return loss
 
 
-def compare(how, setting, args, tolerance):
-    """`how(loss)` on fused gives what it gives on scan."""
+def compare(how, setting, args, tolerance, fused=None):
+    """`how(loss)` on fused, compiled with the options `fused`, gives what it gives on scan."""
     wanted = (0, 1) if args[2] is None else (0, 1, 2)
-    got, want = (jax.device_get(jax.jit(how(loss_of(setting, name), wanted))(*args)) for name in ("fused", "scan"))
+    got, want = (
+        jax.device_get(jax.jit(how(loss_of(setting, name), wanted), compiler_options=options)(*args))
+        for name, options in (("fused", fused), ("scan", QUICK))
+    )
     chex.assert_trees_all_close(got, want, rtol=tolerance, atol=tolerance)
 
 
@@ -129,7 +132,7 @@ def test_vmap_of_the_gradient(reverse, setting, mapped):
         def how(loss, wanted):
             return jax.vmap(plain(loss, wanted), axes)
 
-        compare(how, setting._replace(reverse=reverse), args, 1e-11)
+        compare(how, setting._replace(reverse=reverse), args, 1e-11, QUICK)
 
 
 @both_directions
@@ -147,7 +150,7 @@ def test_gradient_of_vmap(reverse, setting, mapped):
 
             return plain(total, wanted)
 
-        compare(how, setting._replace(reverse=reverse), args, 1e-11)
+        compare(how, setting._replace(reverse=reverse), args, 1e-11, QUICK)
 
 
 def mapped_arguments(setting, mapped):
@@ -345,7 +348,8 @@ def test_backend_none_has_scans_derivatives(x64, derivative):
     options = dict(reverse=True, residuals="outputs", chunk=2)
     (loss, args), (slow_loss, _) = tiny(None, **options), tiny("scan", reverse=True)
     assert lstmjax.choose(*args[:2], **options) == "fused"
-    got, want = (jax.device_get(jax.jit(derivative, static_argnums=0)(f, args)) for f in (loss, slow_loss))
+    compiled = jax.jit(derivative, static_argnums=0, compiler_options=QUICK)
+    got, want = (jax.device_get(compiled(f, args)) for f in (loss, slow_loss))
     chex.assert_trees_all_close(got, want, rtol=1e-10, atol=1e-10)
 
 

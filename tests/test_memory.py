@@ -10,7 +10,7 @@ import pytest
 
 import lstmjax
 from tests import reference
-from tests.problems import WAYS, B, T, problem
+from tests.problems import QUICK, WAYS, B, T, problem
 
 MB = 2**20
 
@@ -62,10 +62,10 @@ def test_remat_changes_nothing(x64, remat, reverse):
         results = lstmjax.run(*args, lengths=p.lengths, reset=p.reset, reverse=reverse, backend="scan", **options)
         return reference.scalar(*results), results
 
-    found = [
-        jax.jit(jax.value_and_grad(functools.partial(loss, **options), (0, 1, 2), has_aux=True))(*p[:3])
-        for options in (dict(remat=remat), {})
-    ]
+    found = []
+    for options in (dict(remat=remat), {}):
+        gradient = jax.value_and_grad(functools.partial(loss, **options), (0, 1, 2), has_aux=True)
+        found.append(jax.jit(gradient, compiler_options=QUICK)(*p[:3]))
     chex.assert_trees_all_close(*found, rtol=0, atol=1e-13)
 
 
@@ -75,7 +75,8 @@ def test_remat_takes_forward_mode_and_second_derivatives(x64):
     def loss(remat, params):
         return reference.scalar(*lstmjax.run(params, p.xs, p.state, remat=remat))
 
-    got, want = (jax.jit(jax.hessian(functools.partial(loss, remat)))(p.params) for remat in (2, False))
+    hessians = (jax.hessian(functools.partial(loss, remat)) for remat in (2, False))
+    got, want = (jax.jit(hessian, compiler_options=QUICK)(p.params) for hessian in hessians)
     chex.assert_trees_all_close(got, want, rtol=1e-11, atol=1e-11)
 
 
@@ -100,11 +101,13 @@ def windowed(way):
 def test_truncation_is_the_sum_of_windows(x64, way, window):
     """3 does not divide 7: the last window is shorter."""
     loss, p = windowed(way)
-    found = jax.jit(lstmjax.truncated_value_and_grad(loss, window))(p.params, (p.xs, p.reset), p.state)
+    truncated = jax.jit(lstmjax.truncated_value_and_grad(loss, window), compiler_options=QUICK)
+    whole = jax.jit(jax.value_and_grad(loss, has_aux=True), compiler_options=QUICK)
+    found = truncated(p.params, (p.xs, p.reset), p.state)
     total, gradients, state = 0, None, p.state
     for start in range(0, T, window):
         data = p.xs[start : start + window], p.reset[start : start + window]
-        (value, state), d = jax.jit(jax.value_and_grad(loss, has_aux=True))(p.params, data, state)
+        (value, state), d = whole(p.params, data, state)
         total += value
         gradients = d if gradients is None else jax.tree.map(jnp.add, gradients, d)
     chex.assert_trees_all_close(found, ((total, state), gradients), rtol=1e-12, atol=1e-12)
