@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import mutants
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "lstmjax"
 
@@ -204,3 +206,8 @@ def test_nothing_unfinished():
             if words & set(markers):
                 found.append(f"{path.relative_to(ROOT)}:{number}: {line.strip()}")
     assert found == []
+
+
+def test_mutants_are_of_the_code_that_is():
+    """The code that each mutant breaks is there as it is written in the table, once."""
+    assert mutants.stale(mutants.MUTANTS) == []
