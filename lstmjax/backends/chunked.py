@@ -4,8 +4,8 @@ A chunk's input projection is one GEMM before its steps; in the backward pass a 
 GEMM each after its steps, so that a step's loop holds one small product and little else. Chunks rather than the whole
 sequence, because a [T, B, 4H] buffer is fresh memory whose page faults cost a CPU more than the larger product saves.
 
-The gates i, f, o are sigmoid(z) = tanh(z / 2) / 2 + 1/2, and 1/2 is exact, so it is folded into the weights once and
-a step takes one tanh over all 4H columns.
+The gates i, f, o are sigmoid(z) = tanh(z / 2) / 2 + 1/2, so a step takes one tanh over all 4H columns, of z times
+[1/2, 1/2, 1, 1/2]; that 1/2 is exact.
 """
 
 from typing import Any, NamedTuple
@@ -48,7 +48,7 @@ def forward(w_x, w_h, b, xs, h0, c0, *rest, config, keep):
     chunks = _Chunks(config, len(xs), *rest)
     T, B, _ = xs.shape
     H, wide = w_h.shape[0], c0.dtype
-    w_x, w_h, b = _halved(w_x, config.dtype), _halved(w_h, config.dtype), _halved(b, wide)
+    w_x, w_h, b, half = w_x.astype(config.dtype), w_h.astype(config.dtype), b.astype(wide), _half(H, wide)
     gates = keep and config.residuals == "gates"
     outputs = keep and config.residuals == "outputs"
 
@@ -66,7 +66,7 @@ def forward(w_x, w_h, b, xs, h0, c0, *rest, config, keep):
             if chunks.reset is not None:
                 restart = _row(chunks.reset, t)[:, None]
                 h_before, c_before = jnp.where(restart, h0, h), jnp.where(restart, c0, c)
-            a = jnp.tanh(_row(zx, j) + _dot(chunks.dropped(h_before), w_h, config, wide))
+            a = jnp.tanh((_row(zx, j) + _dot(chunks.dropped(h_before), w_h, config, wide)) * half[None])
             i, f, g, o = _activate(a)
             c_after = f * c_before + i * g
             h_after = o * jnp.tanh(c_after)
@@ -105,7 +105,10 @@ def backward(dhs, dh, dc, w_x, w_h, b, xs, h0, c0, *rest, config, wrt):
     rest, hs, kept = rest[:n], rest[n], rest[n + 1 :]
     chunks = _Chunks(config, len(xs), *rest)
     B, H, wide, K = xs.shape[1], w_h.shape[0], c0.dtype, chunks.K
-    half_x, half_h, half_b = _halved(w_x, config.dtype), _halved(w_h, config.dtype), _halved(b, wide)
+    cast_x, cast_h, half = w_x.astype(config.dtype), w_h.astype(config.dtype), _half(H, wide)
+    # Transposed once, and the barrier keeps XLA from undoing it: on a CPU it multiplies by a transpose at half the
+    # speed, or transposes anew at every step.
+    x_back, h_back = (lax.optimization_barrier(w.T) for w in (cast_x, cast_h))
     want_wx, want_wh, want_b, want_x, want_h0, want_c0 = wrt
 
     def chunk_body(m, carry):
@@ -118,12 +121,14 @@ def backward(dhs, dh, dc, w_x, w_h, b, xs, h0, c0, *rest, config, wrt):
             a, c_after = (lax.dynamic_slice_in_dim(rows, first, K) for rows in kept)
             c_before = chunks.before(first, kept[1], c0)
         else:
-            a = jnp.tanh(_project(x, half_x, half_b, config, wide) + _dot(h_before, half_h, config, wide))
+            z = _project(x, cast_x, b.astype(wide), config, wide) + _dot(h_before, cast_h, config, wide)
+            a = jnp.tanh(z * half[None, None])
             c_before, c_after = _cells(chunks, m, first, a, _row(kept[0], m), c0)
         i, f, g, o = _activate(a)
         tanh_c = jnp.tanh(c_after)
-        # d(half z) of a gate = slope * (dc or dh): all that needs no carry is formed for the whole chunk here.
-        slope = (1 - a * a) * jnp.concatenate([g * 0.5, c_before * 0.5, i, tanh_c * 0.5], axis=-1)
+        # dz of a gate = slope * (dc or dh): all that needs no carry is formed for the whole chunk here. The slope of a
+        # sigmoid is (1 - a^2) / 4.
+        slope = (1 - a * a) * jnp.concatenate([g * 0.25, c_before * 0.25, i, tanh_c * 0.25], axis=-1)
         c_slope = o * (1 - tanh_c * tanh_c)
         dy = lax.dynamic_slice_in_dim(dhs, first, K).astype(wide)
 
@@ -138,7 +143,7 @@ def backward(dhs, dh, dc, w_x, w_h, b, xs, h0, c0, *rest, config, wrt):
             if valid is not None:
                 dz_t = jnp.where(valid, dz_t, 0)
             dz_t = dz_t.astype(dz.dtype)
-            dh_t = chunks.dropped(_dot(dz_t, half_h.T, config, wide))
+            dh_t = chunks.dropped(_back(dz_t, cast_h, h_back, config, wide))
             if valid is not None:
                 dh_t, dc_t = jnp.where(valid, dh_t, dh), jnp.where(valid, dc_t, dc)
             if chunks.reset is not None:
@@ -154,7 +159,7 @@ def backward(dhs, dh, dc, w_x, w_h, b, xs, h0, c0, *rest, config, wrt):
         terms += [dz_own.astype(wide).sum((0, 1))] * want_b
         sums = [total + term for total, term in zip(sums, terms, strict=True)]
         if want_x:
-            dxs = [chunks.put(m, dxs[0], _dot(dz_own, half_x.T, config, wide).astype(xs.dtype))]
+            dxs = [chunks.put(m, dxs[0], _dot(dz_own, x_back, config, wide).astype(xs.dtype))]
         return dh, dc, dz, sums, dxs, d0
 
     weights = [w for w, wanted in zip((w_x, w_h, b), wrt, strict=False) if wanted]
@@ -165,7 +170,7 @@ def backward(dhs, dh, dc, w_x, w_h, b, xs, h0, c0, *rest, config, wrt):
     dh, dc, _, sums, dxs, d0 = chunks.loop(chunk_body, carry, down=not config.reverse)
     if d0:
         dh, dc = dh + d0[0], dc + d0[1]
-    sums = [_halved(total, w.dtype) for total, w in zip(sums, weights, strict=True)]
+    sums = [total.astype(w.dtype) for total, w in zip(sums, weights, strict=True)]
     return sums + dxs + [dh] * want_h0 + [dc] * want_c0
 
 
@@ -299,11 +304,9 @@ def _activate(a):
     return i * 0.5 + 0.5, f * 0.5 + 0.5, g, o * 0.5 + 0.5
 
 
-def _halved(w, dtype):
-    """`w` with the columns of i, f and o halved: exact, and its own transpose."""
-    H = w.shape[-1] // 4
-    scale = jnp.repeat(jnp.array([0.5, 0.5, 1, 0.5], w.dtype), H)
-    return (w * lax.expand_dims(scale, range(w.ndim - 1))).astype(dtype)
+def _half(H, dtype):
+    """[4H], what z is multiplied by before the one tanh."""
+    return jnp.repeat(jnp.array([0.5, 0.5, 1, 0.5], dtype), H)
 
 
 def _project(x, w, b, config, wide):
@@ -315,6 +318,15 @@ def _dot(x, w, config, wide):
     """[..., B, M] times [M, N], summed in `wide` or wider."""
     kind = dict(precision=config.precision, preferred_element_type=wider(wide, config.dtype))
     return jnp.dot(x.astype(config.dtype), w, **kind).astype(wide)
+
+
+def _back(dz, w, w_t, config, wide):
+    """dz [B, 4H] times the transpose `w_t` of a weight `w`. A single row is a vector, which takes `w` as it is: XLA on
+    a CPU is at its best where the rows of a matrix meet a vector."""
+    if len(dz) > 1:
+        return _dot(dz, w_t, config, wide)
+    kind = dict(precision=config.precision, preferred_element_type=wider(wide, config.dtype))
+    return jnp.dot(w, dz[0].astype(config.dtype), **kind).astype(wide)[None]
 
 
 def _outer(x, dz, config, wide):
