@@ -48,7 +48,12 @@ def forward(w_x, w_h, b, xs, h0, c0, *rest, config, keep):
     chunks = _Chunks(config, len(xs), *rest)
     T, B, _ = xs.shape
     H, wide = w_h.shape[0], c0.dtype
-    w_x, w_h, b, half = w_x.astype(config.dtype), w_h.astype(config.dtype), b.astype(wide), _half(H, wide)
+    half = _half(H, wide)
+    # The 1/2 goes into the weights where they are small beside what they multiply.
+    if 2 * (len(w_x) + H) <= T * B:
+        w_x, w_h, b = (w * lax.expand_dims(half.astype(w.dtype), range(w.ndim - 1)) for w in (w_x, w_h, b))
+        half = None
+    w_x, w_h, b = w_x.astype(config.dtype), w_h.astype(config.dtype), b.astype(wide)
     gates = keep and config.residuals == "gates"
     outputs = keep and config.residuals == "outputs"
 
@@ -66,7 +71,8 @@ def forward(w_x, w_h, b, xs, h0, c0, *rest, config, keep):
             if chunks.reset is not None:
                 restart = _row(chunks.reset, t)[:, None]
                 h_before, c_before = jnp.where(restart, h0, h), jnp.where(restart, c0, c)
-            a = jnp.tanh((_row(zx, j) + _dot(chunks.dropped(h_before), w_h, config, wide)) * half[None])
+            z = _row(zx, j) + _dot(chunks.dropped(h_before), w_h, config, wide)
+            a = jnp.tanh(z if half is None else z * half[None])
             i, f, g, o = _activate(a)
             c_after = f * c_before + i * g
             h_after = o * jnp.tanh(c_after)
@@ -157,13 +163,13 @@ def backward(dhs, dh, dc, w_x, w_h, b, xs, h0, c0, *rest, config, wrt):
         terms = [(x, want_wx), (h_before, want_wh)]
         terms = [_outer(rows, dz_own, config, wide) for rows, wanted in terms if wanted]
         terms += [dz_own.astype(wide).sum((0, 1))] * want_b
-        sums = [total + term for total, term in zip(sums, terms, strict=True)]
+        sums = [total + term for total, term in zip(sums, terms, strict=True)] if chunks.n > 1 else terms
         if want_x:
             dxs = [chunks.put(m, dxs[0], _dot(dz_own, x_back, config, wide).astype(xs.dtype))]
         return dh, dc, dz, sums, dxs, d0
 
     weights = [w for w, wanted in zip((w_x, w_h, b), wrt, strict=False) if wanted]
-    sums = varying.over(varying.axes(xs), [jnp.zeros(w.shape, wide) for w in weights])
+    sums = varying.over(varying.axes(xs), [jnp.zeros(w.shape, wide) for w in weights if chunks.n > 1])
     dxs = [_empty(xs.shape, xs.dtype, xs)] * want_x
     d0 = [jnp.zeros_like(h0), jnp.zeros_like(c0)] if chunks.reset is not None else []
     carry = (dh, dc, _empty((K, B, 4 * H), config.dtype, xs), sums, dxs, d0)
@@ -215,7 +221,10 @@ class _Chunks:
             self.reset &= self.mask
 
     def loop(self, body, carry, down):
-        """`body(m, carry)` over all chunks, from the last to the first if `down`."""
+        """`body(m, carry)` over all chunks, from the last to the first if `down`; a single one need not hand on what it
+        was given."""
+        if self.n == 1:
+            return body(0, carry)
         return lax.fori_loop(0, self.n, lambda k, carry: body(self.n - 1 - k if down else k, carry), carry)
 
     def steps(self, m, body, carry, down):

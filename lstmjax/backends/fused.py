@@ -91,13 +91,14 @@ def run(
     given = {name: array for name, array in given.items() if array is not None}
     if type(remat) is int:
         chunk = remat
+    residuals = residuals or ("gates" if remat is False else "outputs")
     config = Config(
         reverse=reverse,
         dtype=dtype,
         # The outputs double as what the recurrent product saw, so they are stored so that nothing of it is lost.
         stored=xs.dtype if xs.dtype in (wide, dtype) else wider(dtype, xs.dtype),
-        chunk=min(T, chunk or _chunk(T, xs.size // (T * D), params.w_x, params.w_h)),
-        residuals=residuals or ("gates" if remat is False else "outputs"),
+        chunk=min(T, chunk or _chunk(T, xs.size // (T * D), params.w_x, params.w_h, lean=residuals == "outputs")),
+        residuals=residuals,
         precision=precision,
         rest=tuple(given),
         insist=insist,
@@ -119,16 +120,21 @@ def run(
     return state, ys if mask is None else jnp.where(mask[..., None], ys, 0)
 
 
-def _chunk(T, B, w_x, w_h):
-    """Steps in a chunk.
+def _chunk(T, B, w_x, w_h, lean):
+    """Steps in a chunk, by a rule measured on a CPU (benchmarks/README.md).
 
-    So many that the chunk's [K, B, 4H] stays in the cache (1.3 MB; at most 20), and where the weights are large, so
-    many that reading them once for a chunk weighs little beside its steps. Near that, a divisor of T is taken if there
-    is one: it spares the last chunk its overlap.
+    One chunk of all steps is best where its [T, B, 4H] stays in the cache (1.3 MB) or is small beside the weights:
+    their gradient is then one GEMM, never added up. Not where `lean`, which is there to keep little.
+
+    Else so many that the [K, B, 4H] of a chunk stays in the cache, and where the weights are large, so many
+    that a chunk's gradient of them weighs little beside its steps; at most 50, or 20 if lean. Near that, a divisor of T
+    is taken if there is one: it spares the last chunk its overlap.
     """
     step = B * w_h.shape[1] * w_h.dtype.itemsize
     weights = (w_x.size + w_h.size) * w_h.dtype.itemsize
-    want = min(max(1.3e6 / step, weights / (2.5 * step), 5), 20)
+    if not lean and T * step <= max(1.3e6, 0.7 * weights):
+        return T
+    want = min(max(1.3e6 / step, weights / (2.5 * step), 5), 20 if lean else 50)
     divisors = [k for k in range(1, T + 1) if T % k == 0 and 0.6 * want <= k <= 1.6 * want]
     return min(divisors, key=lambda k: abs(math.log(k / want)), default=min(T, round(want)))
 
