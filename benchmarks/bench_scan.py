@@ -6,7 +6,8 @@
 
 All implementations get the same weights, inputs and initial states. Outputs and all gradients are compared with a
 float64 reference, and one that is wrong is not timed. A ratio above 1 says that ours is faster. `lstmjax` is what
-backend=None chooses; the ratio of the same backend by name shows the noise of the run.
+backend=None chooses; the ratio of the same backend by name shows the noise of the run. `lstmjax-bfloat16` has products
+in bfloat16, and with --devices N `lstmjax-devices` splits the batch over N CPU devices; all others run on one.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from typing import NamedTuple
 
 import cases
 import jax
+import plots
 import timing
 from rich.console import Console
 from rich.table import Table
@@ -97,27 +99,32 @@ def main() -> int:
     args = _arguments()
     # Else JAX takes most of a GPU's memory for itself and leaves torch none.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    if args.devices > 1:
+        jax.config.update("jax_num_cpu_devices", args.devices)
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
     started, cpu = time.perf_counter(), timing.cpu_seconds()
     report = Report(_machine(), {}, [], [], [])
-    for dtype in args.dtype:
-        for case in args.shape or cases.GRIDS[args.grid]:
-            rows = _run(case, dtype, args, report)
+    work = [(case, dtype) for dtype in args.dtype for case in args.shape or cases.GRIDS[args.grid]]
+    try:
+        for k, (case, dtype) in enumerate(work):
+            rows = _run(case, dtype, args, report, f"{k + 1}/{len(work)}")
             report.rows.extend(rows)
+            report.means[:] = _means(report.rows)
+            report.machine["seconds"] = round(time.perf_counter() - started, 1)
+            report.machine["cpu_taken_by_others"] = _others(cpu, report.machine["seconds"])
             _progress("")
             if not args.markdown:
                 _print_rows(console, rows)
-    report.means.extend(_means(report.rows))
-    report.machine["seconds"] = round(time.perf_counter() - started, 1)
-    report.machine["cpu_taken_by_others"] = _others(cpu, report.machine["seconds"])
+            if args.json:  # what is there so far: a grid takes long
+                args.json.write_text(json.dumps(_plain(report), indent=1) + "\n")
+    except KeyboardInterrupt:
+        report.failures.append(f"stopped by Ctrl-C after {len(report.rows)} rows")
     if args.markdown:
         print(_markdown(report))
     else:
         _print_means(console, report)
-    if args.json:
-        args.json.write_text(json.dumps(_plain(report), indent=1) + "\n")
     if args.plot:
-        _plot(report, args.plot)
+        (plots.growth if args.grid == "growth" and not args.shape else plots.ratios)(report.rows, args.plot)
     for failure in report.failures:
         print(f"FAILED: {failure}", file=sys.stderr)
     return 1 if report.failures else 0
@@ -131,9 +138,10 @@ def _arguments():
     parser.add_argument("--against", nargs="+", metavar="NAME", default=others, help=f"of {', '.join(others)}")
     parser.add_argument("--mode", nargs="+", choices=MODES, default=MODES, help="forward, or with all gradients")
     parser.add_argument("--dtype", nargs="+", choices=BOUNDS, default=["float32"], help="of the matrix products")
+    parser.add_argument("--devices", type=int, default=1, metavar="N", help="CPU devices, for lstmjax-devices")
     parser.add_argument("--seconds", type=float, help="of timing for each shape and mode, 15 rounds at least")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all rows and the machine")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the ratios")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the ratios, or of the grid 'growth' the times")
     parser.add_argument("--markdown", action="store_true", help="print Markdown instead of tables")
     args = parser.parse_args()
     for name in ("shape", "against", "mode", "dtype"):
@@ -155,10 +163,10 @@ def _arguments():
     return args
 
 
-def _run(case, dtype, args, report):
-    """The rows of one case, in both modes; what is absent or fails goes into `report`."""
+def _run(case, dtype, args, report, place):
+    """The rows of one case, in both modes; what is absent or fails goes into `report`. `place` is for the progress."""
     problems = [cases.draw(case, seed) for seed in range(3)]
-    _progress(f"{case} {dtype}: float64 reference")
+    _progress(f"{place} {case} {dtype}: float64 reference")
     right = dict(zip(MODES, cases.reference(problems[0]), strict=True))
     ready = {}
     for name in [REFERENCE, *args.against]:
@@ -167,16 +175,16 @@ def _run(case, dtype, args, report):
             reasons = report.absent.setdefault(name, [])
             reasons.extend({reason} - set(reasons))
             continue
-        _progress(f"{case} {dtype}: compiling and checking {name}")
+        _progress(f"{place} {case} {dtype}: compiling and checking {name}")
         try:
-            ready[name] = _prepare(name, case, dtype, args.mode, problems, right)
+            ready[name] = _prepare(name, case, RIVALS[name].dtype or dtype, args.mode, problems, right)
         except Exception as problem:  # whatever a rival raises; the others still run
             report.failures.append(f"{name} at {case} {dtype}: {type(problem).__name__}: {problem}")
     if REFERENCE not in ready:
         return []
     rows, gemm = [], timing.gemm(dtype)
     for mode in args.mode:
-        _progress(f"{case} {dtype}: timing {mode}")
+        _progress(f"{place} {case} {dtype}: timing {mode}")
         calls = {name: compiled[mode].call for name, (_, compiled, _) in ready.items()} | {"gemm": gemm.call}
         inputs = {name: operands for name, (operands, _, _) in ready.items()} | {"gemm": [gemm.operands]}
         # OpenMP's threads spin for a while after a run of torch, on the cores the next one needs.
@@ -223,7 +231,7 @@ def _means(rows):
 
 def _machine():
     versions = {}
-    for package in ("lstmjax", "jax", "jaxlib", "numpy", "flax", "equinox", "keras", "torch"):
+    for package in ("lstmjax", "jax", "jaxlib", "numpy", "flax", "equinox", "dm-haiku", "keras", "torch"):
         try:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
@@ -231,6 +239,7 @@ def _machine():
     return {
         "cpu": _cpu(),
         "device": jax.devices()[0].device_kind,
+        "devices": jax.local_device_count(),
         "threads": timing.threads(),  # XLA's; torch is given as many
         "python": platform.python_version(),
         "system": platform.platform(),
@@ -307,35 +316,6 @@ def _remarks(report):
         share = f"{100 * machine['cpu_taken_by_others']:.0f} %"
         remarks.append(f"Other processes took {share} of the CPU: do not trust these times, run it again.")
     return remarks
-
-
-def _plot(report, path):
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    groups = list(dict.fromkeys((row.mode, row.dtype) for row in report.rows))
-    names = list(dict.fromkeys(row.impl for row in report.rows if row.impl != REFERENCE))
-    shapes = list(dict.fromkeys(_shape(row) for row in report.rows))
-    if not groups or not names:
-        return
-    size = (max(7, 0.16 * len(shapes) * (len(names) + 2)), 3.2 * len(groups) + 0.8)
-    figure, axes = plt.subplots(len(groups), 1, figsize=size, sharex=True, squeeze=False, layout="constrained")
-    for axis, (mode, dtype) in zip(axes[:, 0], groups, strict=True):
-        for k, name in enumerate(names):
-            rows = [row for row in report.rows if (row.impl, row.mode, row.dtype) == (name, mode, dtype)]
-            places = [shapes.index(_shape(row)) + (k - (len(names) - 1) / 2) * 0.8 / len(names) for row in rows]
-            # Bars from 1, on a logarithmic axis: half and double are as far from it.
-            axis.bar(places, [row.ratio - 1 for row in rows], 0.8 / len(names), bottom=1, label=name)
-        axis.axhline(1, color="black", linewidth=0.8)
-        axis.set_yscale("log", base=2)
-        axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        axis.set_ylabel("time / our time")
-        axis.set_title(f"{mode}, {dtype} (above 1: ours is faster)", loc="left")
-    axes[-1, 0].set_xticks(range(len(shapes)), shapes, rotation=30 if len(shapes) < 8 else 90, ha="right")
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
-    figure.savefig(path, dpi=120)
 
 
 def _plain(report):

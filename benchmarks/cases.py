@@ -87,10 +87,16 @@ _GPU = {
     "FlashRNN, long": [(T, 16, 768, 768) for T in (256, 512, 1024, 2048)],
     "FlashRNN, batch": [(1024, B, 768, 768) for B in (2, 64, 256)],
 }
+# One size at a time around (100, 32, 128, 128), for pictures of how time and memory grow.
+_GROWTH = {
+    "T": [(T, 32, 128, 128) for T in (25, 50, 100, 200, 400, 800, 1600)],
+    "B": [(100, B, 128, 128) for B in (1, 2, 4, 8, 16, 32, 64, 128, 256)],
+    "H": [(100, 32, 128, H) for H in (32, 64, 128, 256, 512, 1024)],
+}
 GRIDS = {
     grid: [Case(*shape) for shapes in sets.values() for shape in shapes]
     for grid, sets in {"quick": _QUICK, "cpu": _BOTH | _CPU, "gpu": _BOTH | _GPU, "full": _BOTH | _CPU | _GPU}.items()
-}
+} | {"growth": list(dict.fromkeys(Case(*shape) for shapes in _GROWTH.values() for shape in shapes))}
 
 
 def parse(text: str) -> Case:

@@ -37,6 +37,7 @@ class Rival(NamedTuple):
     packages: tuple[str, ...]  # as imported
     build: Callable  # (case, dtype) -> Implementation
     lacks: Callable = lambda case, dtype: None  # (case, dtype) -> why it has none for these, or None
+    dtype: str | None = None  # of its products, whatever that of the others
 
 
 def absence(rival: Rival, case, dtype: str) -> str | None:
@@ -45,7 +46,7 @@ def absence(rival: Rival, case, dtype: str) -> str | None:
     return f"{', '.join(missing)} not installed" if missing else rival.lacks(case, dtype)
 
 
-def _lstmjax(case, dtype, backend):
+def _lstmjax(case, dtype, backend, split=False):
     def run(layers, states, xs, lengths):
         pair = lstmjax.Bidirectional if case.variant == "bidirectional" else lambda only: only
         params = tuple(pair(*(lstmjax.LSTMParams(*layer) for layer in layers_k)) for layers_k in layers)
@@ -53,7 +54,25 @@ def _lstmjax(case, dtype, backend):
         state, ys = lstmjax.run(params, xs, state, lengths=lengths, backend=backend, compute_dtype=_compute(dtype))
         return Outputs(ys, tuple(each if type(each) is lstmjax.Bidirectional else (each,) for each in state))
 
-    return _jax(run, own=lambda layer: layer, ours=lambda layer: layer)
+    made = _jax(run, own=lambda layer: layer, ours=lambda layer: layer)
+    if not split:
+        return made
+
+    def own(problem):
+        operands, weight, lengths = made.own(problem)
+        operands = operands._replace(
+            states=lstmjax.split_batch(operands.states), xs=lstmjax.split_batch(operands.xs, axis=1)
+        )
+        return operands, lstmjax.split_batch(weight, axis=1), lstmjax.split_batch(lengths)
+
+    return made._replace(own=own)
+
+
+def _lstmjax_devices_lacks(case, dtype):
+    devices = jax.local_device_count()
+    if devices == 1:
+        return "there is one device"
+    return f"{devices} devices do not divide a batch of {case.B}" if case.B % devices else None
 
 
 def _flax_linen(case, dtype):
@@ -132,6 +151,43 @@ def _equinox_lacks(case, dtype):
     if dtype != "float32":
         return "its cell has no compute dtype beside that of the weights"
     return "its cell knows no lengths" if case.variant == "lengths" else None
+
+
+def _haiku(case, dtype):
+    import haiku as hk
+
+    def own(layer):
+        # Its gates stand in the order i, g, f, o, and it adds 1 to the forget gate when it runs.
+        w = _haiku_order(np.concatenate([layer.w_x, layer.w_h]))
+        i, g, f, o = np.split(_haiku_order(layer.b), 4)
+        return {"lstm/linear": {"w": w, "b": np.concatenate([i, g, f - 1, o])}}
+
+    def ours(params):
+        w, b = (_haiku_order(params["lstm/linear"][name]) for name in "wb")
+        D = len(w) - len(b) // 4
+        return Layer(w[:D], w[D:], b)
+
+    def layer(params, state, xs, reverse, lengths):
+        def unroll(xs, state):
+            core = hk.LSTM(state.hidden.shape[-1], name="lstm")
+            return hk.dynamic_unroll(core, xs, state, reverse=reverse)
+
+        ys, (h, c) = hk.without_apply_rng(hk.transform(unroll)).apply(params, xs, hk.LSTMState(*state))
+        return State(h, c), ys
+
+    return _jax(_stacked(layer), own, ours)
+
+
+def _haiku_order(w):
+    """Gates i, f, g, o in the order i, g, f, o, and back."""
+    i, f, g, o = np.split(np.asarray(w), 4, axis=-1)
+    return np.concatenate([i, g, f, o], axis=-1)
+
+
+def _haiku_lacks(case, dtype):
+    if dtype != "float32":
+        return "its core has no compute dtype beside that of the weights"
+    return "its core knows no lengths" if case.variant == "lengths" else None
 
 
 def _keras(case, dtype):
@@ -234,9 +290,17 @@ RIVALS = {
     "lstmjax": Rival(("lstmjax",), partial(_lstmjax, backend=None)),
     "lstmjax-scan": Rival(("lstmjax",), partial(_lstmjax, backend="scan")),
     "lstmjax-fused": Rival(("lstmjax",), partial(_lstmjax, backend="fused")),
+    "lstmjax-bfloat16": Rival(
+        ("lstmjax",),
+        partial(_lstmjax, backend=None),
+        lambda case, dtype: None if dtype == "float32" else "it stands beside float32",
+        dtype="bfloat16",
+    ),
+    "lstmjax-devices": Rival(("lstmjax",), partial(_lstmjax, backend=None, split=True), _lstmjax_devices_lacks),
     "flax-linen": Rival(("flax",), _flax_linen),
     "flax-nnx": Rival(("flax",), _flax_nnx),
     "equinox": Rival(("equinox",), _equinox, _equinox_lacks),
+    "haiku": Rival(("haiku",), _haiku, _haiku_lacks),
     "keras": Rival(("keras",), _keras),
     "torch": Rival(("torch",), _torch, _torch_lacks),
 }

@@ -39,6 +39,7 @@ from lstmjax.cells.slstm import slstm_step as slstm_step
 from lstmjax.checks import checkify as checkify
 from lstmjax.containers import Bidirectional as Bidirectional
 from lstmjax.containers import init_state as init_state
+from lstmjax.devices import split_batch as split_batch
 from lstmjax.regularise import Regularisers as Regularisers
 from lstmjax.sequence import choose as choose
 from lstmjax.sequence import reasons as reasons

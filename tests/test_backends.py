@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from jax.test_util import check_grads
 
 import lstmjax
+from lstmjax.backends import chunked
 from tests import reference
 from tests.problems import QUICK, B, D, H, T, cast, problem
 
@@ -183,10 +184,14 @@ def test_vmap_of_vmap(x64, outer):
     compare(how, setting, [params, xs, None, problems[0].lengths, None], 1e-11)
 
 
-@pytest.mark.parametrize(("time", "reverse"), [(10, False), (23, True), (41, False)])
-def test_default_chunks_equal_scan(x64, time, reverse):
-    """Lengths of time at which the default chunk divides, overlaps a lot, and overlaps but for one step."""
-    setting = Setting(time, 3, 2, 3, bias=True, state=True, lengths=True, reset=True, reverse=reverse)
+@pytest.mark.parametrize(
+    ("time", "chunk", "reverse"),
+    [(10, 5, False), (23, 20, True), (41, 20, False), (10, None, True), (2, None, False), (3, 2, True)],
+)
+def test_chunks_of_every_kind_equal_scan(x64, time, chunk, reverse):
+    """A chunk that divides the time, overlaps a lot, and overlaps but for one step; one chunk, as a short run has by
+    default; and so few steps that the weights are not halved but the sums are."""
+    setting = Setting(time, 3, 2, 3, bias=True, state=True, lengths=True, reset=True, reverse=reverse, chunk=chunk)
     compare(plain, setting, arguments(setting, 0, np.float64), 1e-10)
 
 
@@ -260,6 +265,56 @@ def test_recurrent_dropout_equals_scan(x64, residuals, reverse):
         for options in (dict(backend="fused", chunk=3, residuals=residuals), dict(backend="scan"))
     ]
     chex.assert_trees_all_close(*found, rtol=1e-12, atol=1e-12)
+
+
+@both_directions
+@pytest.mark.parametrize("rest", [(), ("lengths", "reset", "recurrent"), ("mask", "reset")], ids="+".join)
+@pytest.mark.parametrize("residuals", ["gates", "outputs"])
+@pytest.mark.parametrize("chunk", [3, T])
+def test_lanes_change_nothing(x64, chunk, residuals, rest, reverse):
+    """A batch of 5 as two and three lanes of unequal size: the same run and the same gradients."""
+    p = problem("lstm", batch=(5,), dtype=np.float64)
+    rng = np.random.default_rng(0)
+    given = dict(lengths=p.lengths, mask=rng.random((T, 5)) < 0.7, reset=p.reset, recurrent=rng.random((5, H)))
+    config = chunked.Config(
+        reverse=reverse,
+        dtype=jnp.dtype(np.float64),
+        stored=jnp.dtype(np.float64),
+        chunk=chunk,
+        residuals=residuals,
+        precision=None,
+        rest=rest,
+        insist=False,
+    )
+    operands = [*p.params[:3], p.xs, *p.state, *(jnp.asarray(given[name]) for name in rest)]
+    cotangents = [rng.standard_normal(shape) for shape in ((T, 5, H), (5, H), (5, H))]
+
+    def both(lanes):
+        hs, h, c, *kept = chunked.forward(*operands, config=config, keep=True, lanes=lanes)
+        options = dict(config=config, wrt=(True,) * 6, lanes=lanes)
+        return hs, h, c, kept, chunked.backward(*cotangents, *operands, hs, *kept, **options)
+
+    one, *others = (jax.jit(functools.partial(both, n), compiler_options=QUICK)() for n in (1, 2, 3))
+    for other in others:
+        chex.assert_trees_all_close(other, one, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize(
+    ("batch", "hidden", "lanes"), [(8, 129, 2), (7, 129, 1), (65, 129, 1), (8, 128, 1), (8, 513, 1)]
+)
+def test_lanes_are_taken_on_a_cpu_only(batch, hidden, lanes):
+    """Of the products in a step, one for each lane, forward and backward; from any machine, for each platform."""
+    params = jax.eval_shape(lambda: lstmjax.init_lstm(jax.random.key(0), 2, hidden))
+    xs = jax.ShapeDtypeStruct((6, batch, 2), jnp.float32)
+
+    def loss(params, xs):
+        return lstmjax.run(params, xs, backend="fused")[1].sum()
+
+    for platform, expected in (("cpu", lanes), ("cuda", 1), ("tpu", 1)):
+        text = jax.export.export(jax.jit(jax.grad(loss)), platforms=(platform,))(params, xs).mlir_module()
+        assert text.count("stablehlo.dot_general") == 3 + 2 * expected
+        rows = -(-batch // expected)
+        assert f"tensor<{rows}x{hidden}xf32>, tensor<{hidden}x{4 * hidden}xf32>" in text
 
 
 @pytest.mark.parametrize("residuals", ["gates", "outputs"])

@@ -41,6 +41,7 @@ ROWS = {
     "train": 6,
     "checkpoint": 6,
     "padding": 6,
+    "devices": 6,
     "truncation": 6,
     # what is dropped or held back in a layer
     "regularise": 7,

@@ -5,12 +5,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+import lstmjax
 
 PROGRAM = """
 import json, sys
 import jax, jax.numpy as jnp
-from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+from jax.sharding import AxisType, PartitionSpec as P
 import lstmjax
 
 jax.config.update("jax_num_cpu_devices", 2)
@@ -28,9 +31,14 @@ specs = dict(mesh=mesh, in_specs=(P(), P(None, "data"), P("data")), out_specs=P(
 mapped = jax.shard_map(lambda *a: jax.lax.psum(loss(*a), "data"), **specs)
 grad = jax.jit(jax.grad(loss))
 alone = grad(params, xs, lengths)
-place = lambda a, *spec: jax.device_put(a, NamedSharding(mesh, P(*spec)))
-split = place(xs, None, "data"), place(lengths, "data")
+split = lstmjax.split_batch(xs, axis=1), lstmjax.split_batch(lengths)
 compiled = grad.lower(params, *split).compile()
+
+def refused(tree):
+    try:
+        lstmjax.split_batch(tree, axis=1)
+    except ValueError as problem:
+        return str(problem)
 
 def apart(found):
     return max(float(jnp.abs(a - b).max()) for a, b in zip(jax.tree.leaves(alone), jax.tree.leaves(found)))
@@ -39,6 +47,9 @@ print(json.dumps({
     "shard_map": apart(jax.jit(jax.grad(mapped))(params, xs, lengths)),
     "jit": apart(compiled(params, *split)),
     "gathers": compiled.as_text().count("all-gather("),
+    "on": [len(a.sharding.device_set) for a in jax.tree.leaves((split, compiled(params, *split)))],
+    "rows": [s.data.shape for s in split[0].addressable_shards],
+    "refused": refused({"xs": xs[:, :7]}),
 }))
 """
 
@@ -57,3 +68,21 @@ def test_two_devices_are_as_one(backend):
     assert found["shard_map"] < 1e-5
     assert found["jit"] < 1e-5
     assert found["gathers"] == 0
+    assert set(found["on"]) == {2}
+    assert found["rows"] == [[6, 4, 4], [6, 4, 4]]
+    assert found["refused"] == "tree['xs'] should have a batch that 2 devices divide, got 7 at axis 1"
+
+
+@pytest.mark.parametrize(
+    ("tree", "options", "error", "words"),
+    [
+        ([1.0], {}, TypeError, r"tree\[0\] should be an array"),
+        (np.zeros(3), dict(axis=1), ValueError, r"a batch at axis 1, got shape \(3,\)"),
+        (np.zeros(3), dict(axis=-1), TypeError, "axis should be an int from 0 up, got -1"),
+        (np.zeros(3), dict(axis=True), TypeError, "axis should be an int from 0 up, got True"),
+        (np.zeros(3), dict(devices=[]), ValueError, "devices should be at least one"),
+    ],
+)
+def test_what_cannot_be_split_is_refused(tree, options, error, words):
+    with pytest.raises(error, match=words):
+        lstmjax.split_batch(tree, **options)

@@ -16,6 +16,8 @@ from jax import lax
 from lstmjax import varying
 from lstmjax.cells.products import wider
 
+ALL = slice(None)  # the batch as one lane
+
 
 class Config(NamedTuple):
     """The static side of a run."""
@@ -30,7 +32,7 @@ class Config(NamedTuple):
     insist: bool
 
 
-def forward(w_x, w_h, b, xs, h0, c0, *rest, config, keep):
+def forward(w_x, w_h, b, xs, h0, c0, *rest, config, keep, lanes=1):
     """The recurrence, a chunk at a time.
 
     Args:
@@ -39,6 +41,7 @@ def forward(w_x, w_h, b, xs, h0, c0, *rest, config, keep):
       rest: lengths int32 [B] or mask bool [T, B], reset bool [T, B], and recurrent [B, H], what h is multiplied by
         before it meets w_h, as far as `config` has them.
       keep: whether to return the residuals too.
+      lanes: the parts of the batch that a step takes one beside the other, which a CPU has two threads for.
 
     Returns:
       hs [T, B, H], h and c [B, H], and with `keep` the residuals: for "gates" the four tanh of each step [T, B, 4H]
@@ -57,32 +60,39 @@ def forward(w_x, w_h, b, xs, h0, c0, *rest, config, keep):
     gates = keep and config.residuals == "gates"
     outputs = keep and config.residuals == "outputs"
 
+    cut = _cut(B, lanes)
+
     def chunk_body(m, carry):
         h, c, hs, *kept = carry
         if outputs:
-            kept = [_put(kept[0], c, m)]
+            for lane, c_lane in zip(cut, c, strict=True):
+                kept = [_put(kept[0], c_lane, m, lane)]
         first, x = chunks.rows(m, xs)
         zx = _project(chunks.clean(first, x), w_x, b, config, wide)
 
         def step(j, carry):
-            h, c, hs, *kept = carry
-            t = first + j
-            h_before, c_before = h, c
-            if chunks.reset is not None:
-                restart = _row(chunks.reset, t)[:, None]
-                h_before, c_before = jnp.where(restart, h0, h), jnp.where(restart, c0, c)
-            z = _row(zx, j) + _dot(chunks.dropped(h_before), w_h, config, wide)
-            a = jnp.tanh(z if half is None else z * half[None])
-            i, f, g, o = _activate(a)
-            c_after = f * c_before + i * g
-            h_after = o * jnp.tanh(c_after)
-            y, valid = h_after, chunks.valid(t)
-            if valid is not None:
-                y = jnp.where(valid, h_after, 0 if chunks.mask is None else h)
-                h_after, c_after = jnp.where(valid, h_after, h), jnp.where(valid, c_after, c)
-            if gates:
-                kept = [_put(kept[0], a, t), _put(kept[1], c_after, t)]
-            return h_after, c_after, _put(hs, y, t), *kept
+            *states, hs, kept = carry[0], carry[1], carry[2], list(carry[3:])
+            t, after = first + j, []
+            for lane, h, c in zip(cut, *states, strict=True):
+                h_before, c_before = h, c
+                if chunks.reset is not None:
+                    restart = _row(chunks.reset, t, lane)[:, None]
+                    h_before, c_before = jnp.where(restart, h0[lane], h), jnp.where(restart, c0[lane], c)
+                z = _row(zx, j, lane) + _dot(chunks.dropped(h_before, lane), w_h, config, wide)
+                a = jnp.tanh(z if half is None else z * half[None])
+                i, f, g, o = _activate(a)
+                c_after = f * c_before + i * g
+                h_after = o * jnp.tanh(c_after)
+                y, valid = h_after, chunks.valid(t, lane)
+                if valid is not None:
+                    y = jnp.where(valid, h_after, 0 if chunks.mask is None else h)
+                    h_after, c_after = jnp.where(valid, h_after, h), jnp.where(valid, c_after, c)
+                if gates:
+                    kept = [_put(kept[0], a, t, lane), _put(kept[1], c_after, t, lane)]
+                hs = _put(hs, y, t, lane)
+                after.append((h_after, c_after))
+            h, c = (list(s) for s in zip(*after, strict=True))
+            return h, c, hs, *kept
 
         return chunks.steps(m, step, (h, c, hs, *kept), down=config.reverse)
 
@@ -91,18 +101,20 @@ def forward(w_x, w_h, b, xs, h0, c0, *rest, config, keep):
         kept = [_empty((T, B, 4 * H), wide, xs), _empty((T, B, H), wide, xs)]
     if outputs:
         kept = [_empty((chunks.n, B, H), wide, xs)]
-    carry = (h0, c0, _empty((T, B, H), config.stored, xs), *kept)
+    state = ([s[lane] for lane in cut] for s in (h0, c0))
+    carry = (*state, _empty((T, B, H), config.stored, xs), *kept)
     h, c, hs, *kept = chunks.loop(chunk_body, carry, down=config.reverse)
-    return [hs, h, c, *kept]
+    return [hs, _joined(h), _joined(c), *kept]
 
 
-def backward(dhs, dh, dc, w_x, w_h, b, xs, h0, c0, *rest, config, wrt):
+def backward(dhs, dh, dc, w_x, w_h, b, xs, h0, c0, *rest, config, wrt, lanes=1):
     """The transpose of the derivative of `forward`, a chunk at a time, from the last step to the first.
 
     Args:
       dhs, dh, dc: cotangents of hs, h and c.
       w_x ... c0, rest: the operands of `forward`, then its hs and its residuals.
       wrt: for each of w_x, w_h, b, xs, h0, c0 whether its gradient is asked for.
+      lanes: as in `forward`.
 
     Returns:
       The gradients asked for, in the shapes and dtypes of the operands.
@@ -116,6 +128,7 @@ def backward(dhs, dh, dc, w_x, w_h, b, xs, h0, c0, *rest, config, wrt):
     # speed, or transposes anew at every step.
     x_back, h_back = (lax.optimization_barrier(w.T) for w in (cast_x, cast_h))
     want_wx, want_wh, want_b, want_x, want_h0, want_c0 = wrt
+    cut = _cut(B, lanes)
 
     def chunk_body(m, carry):
         dh, dc, dz, sums, dxs, d0 = carry
@@ -139,24 +152,30 @@ def backward(dhs, dh, dc, w_x, w_h, b, xs, h0, c0, *rest, config, wrt):
         dy = lax.dynamic_slice_in_dim(dhs, first, K).astype(wide)
 
         def step(j, carry):
-            dh, dc, dz, d0 = carry
-            t = first + j
-            dh_t = _row(dy, j) + dh
-            dc_t = dc + dh_t * _row(c_slope, j)
-            dz_t = jnp.concatenate([dc_t, dc_t, dc_t, dh_t], axis=-1) * _row(slope, j)
-            dc_t = dc_t * _row(f, j)
-            valid = chunks.valid(t)
-            if valid is not None:
-                dz_t = jnp.where(valid, dz_t, 0)
-            dz_t = dz_t.astype(dz.dtype)
-            dh_t = chunks.dropped(_back(dz_t, cast_h, h_back, config, wide))
-            if valid is not None:
-                dh_t, dc_t = jnp.where(valid, dh_t, dh), jnp.where(valid, dc_t, dc)
-            if chunks.reset is not None:
-                restart = _row(chunks.reset, t)[:, None]
-                d0 = [d + jnp.where(restart, d_t, 0) for d, d_t in zip(d0, (dh_t, dc_t), strict=True)]
-                dh_t, dc_t = jnp.where(restart, 0, dh_t), jnp.where(restart, 0, dc_t)
-            return dh_t, dc_t, _put(dz, dz_t, j), d0
+            *states, dz, d0 = carry
+            t, before, d0_after = first + j, [], []
+            for k, (lane, dh, dc) in enumerate(zip(cut, *states, strict=True)):
+                dh_t = _row(dy, j, lane) + dh
+                dc_t = dc + dh_t * _row(c_slope, j, lane)
+                dz_t = jnp.concatenate([dc_t, dc_t, dc_t, dh_t], axis=-1) * _row(slope, j, lane)
+                dc_t = dc_t * _row(f, j, lane)
+                valid = chunks.valid(t, lane)
+                if valid is not None:
+                    dz_t = jnp.where(valid, dz_t, 0)
+                dz_t = dz_t.astype(dz.dtype)
+                dh_t = chunks.dropped(_back(dz_t, cast_h, h_back, config, wide), lane)
+                if valid is not None:
+                    dh_t, dc_t = jnp.where(valid, dh_t, dh), jnp.where(valid, dc_t, dc)
+                if chunks.reset is not None:
+                    restart = _row(chunks.reset, t, lane)[:, None]
+                    d0_after.append(
+                        [d + jnp.where(restart, d_t, 0) for d, d_t in zip(d0[k], (dh_t, dc_t), strict=True)]
+                    )
+                    dh_t, dc_t = jnp.where(restart, 0, dh_t), jnp.where(restart, 0, dc_t)
+                dz = _put(dz, dz_t, j, lane)
+                before.append((dh_t, dc_t))
+            dh, dc = (list(s) for s in zip(*before, strict=True))
+            return dh, dc, dz, d0_after
 
         dh, dc, dz, d0 = chunks.steps(m, step, (dh, dc, dz, d0), down=not config.reverse)
         dz_own = chunks.own(m, dz)
@@ -171,11 +190,13 @@ def backward(dhs, dh, dc, w_x, w_h, b, xs, h0, c0, *rest, config, wrt):
     weights = [w for w, wanted in zip((w_x, w_h, b), wrt, strict=False) if wanted]
     sums = varying.over(varying.axes(xs), [jnp.zeros(w.shape, wide) for w in weights if chunks.n > 1])
     dxs = [_empty(xs.shape, xs.dtype, xs)] * want_x
-    d0 = [jnp.zeros_like(h0), jnp.zeros_like(c0)] if chunks.reset is not None else []
+    dh, dc = ([s[lane] for lane in cut] for s in (dh, dc))
+    d0 = [[jnp.zeros_like(s) for s in pair] for pair in zip(dh, dc, strict=True) if chunks.reset is not None]
     carry = (dh, dc, _empty((K, B, 4 * H), config.dtype, xs), sums, dxs, d0)
     dh, dc, _, sums, dxs, d0 = chunks.loop(chunk_body, carry, down=not config.reverse)
+    dh, dc = _joined(dh), _joined(dc)
     if d0:
-        dh, dc = dh + d0[0], dc + d0[1]
+        dh, dc = (d + _joined(d_lanes) for d, d_lanes in zip((dh, dc), zip(*d0, strict=True), strict=True))
     sums = [total.astype(w.dtype) for total, w in zip(sums, weights, strict=True)]
     return sums + dxs + [dh] * want_h0 + [dc] * want_c0
 
@@ -239,17 +260,17 @@ class _Chunks:
             first = jnp.minimum(first, self.T - self.K)
         return first, lax.dynamic_slice_in_dim(xs, first, self.K)
 
-    def valid(self, t):
-        """Which sequences have a step t, [B, 1]; None if all have."""
+    def valid(self, t, lane=ALL):
+        """Which sequences of a lane have a step t, [B, 1]; None if all have."""
         if self.lengths is not None:
-            return (t < self.lengths)[:, None]
-        return None if self.mask is None else _row(self.mask, t)[:, None]
+            return (t < self.lengths[lane])[:, None]
+        return None if self.mask is None else _row(self.mask, t, lane)[:, None]
 
-    def dropped(self, h):
-        """What is left of h [..., B, H] by recurrent dropout; its own transpose."""
+    def dropped(self, h, lane=ALL):
+        """What is left of a lane's h [..., B, H] by recurrent dropout; its own transpose."""
         if self.recurrent is None:
             return h
-        return h * lax.expand_dims(self.recurrent.astype(h.dtype), range(h.ndim - self.recurrent.ndim))
+        return h * lax.expand_dims(self.recurrent[lane].astype(h.dtype), range(h.ndim - self.recurrent.ndim))
 
     def clean(self, first, x):
         """The rows of a chunk with padding set to 0, before any product sees it."""
@@ -299,12 +320,30 @@ def _empty(shape, dtype, like):
     return varying.over(varying.axes(like), lax.empty(shape, dtype))
 
 
-def _row(rows, t):
-    return lax.dynamic_index_in_dim(rows, t, 0, keepdims=False)
+def _cut(B, lanes):
+    """The lanes of a batch, as slices."""
+    size = -(-B // lanes)
+    return [slice(low, min(low + size, B)) for low in range(0, B, size)] if lanes > 1 else [ALL]
 
 
-def _put(rows, row, t):
-    return lax.dynamic_update_index_in_dim(rows, row.astype(rows.dtype), t, 0)
+def _joined(lanes):
+    return lanes[0] if len(lanes) == 1 else jnp.concatenate(lanes)
+
+
+def _row(rows, t, lane=ALL):
+    """Row t of rows [T, B, ...], of a lane of its batch."""
+    if lane == ALL:
+        return lax.dynamic_index_in_dim(rows, t, 0, keepdims=False)
+    start, size = (t, lane.start, *[0] * (rows.ndim - 2)), (1, lane.stop - lane.start, *rows.shape[2:])
+    return lax.squeeze(lax.dynamic_slice(rows, start, size), (0,))
+
+
+def _put(rows, row, t, lane=ALL):
+    """`rows` with the row t of a lane replaced."""
+    row = row.astype(rows.dtype)
+    if lane == ALL:
+        return lax.dynamic_update_index_in_dim(rows, row, t, 0)
+    return lax.dynamic_update_slice(rows, row[None], (t, lane.start, *[0] * (rows.ndim - 2)))
 
 
 def _activate(a):

@@ -139,6 +139,17 @@ def _chunk(T, B, w_x, w_h, lean):
     return min(divisors, key=lambda k: abs(math.log(k / want)), default=min(T, round(want)))
 
 
+def _lanes(B, H):
+    """The parts of a batch that a step takes one beside the other on a CPU (measured: benchmarks/README.md).
+
+    XLA gives a product to several threads where the weights have more than 2^16 numbers, and cuts the elementwise
+    operations of a large batch in two, at the price of waking a thread for each. With two lanes these are small enough
+    to stay whole, and run while the other lane multiplies. Not where the weights outgrow the caches, since each lane
+    reads all of them, nor where the batch is so large that the halves are cut again.
+    """
+    return 2 if 8 <= B <= 64 and 2**16 < 4 * H * H <= 2**20 else 1
+
+
 def tangent(*operands, config, wrt):
     """Tangents of hs, h and c. Reached only in forward mode, which scan does."""
     if config.insist:
@@ -347,24 +358,35 @@ def _vjp_avals(*operands, config, wrt):
     return [aval for aval, wanted in zip(operands[3:9], wrt, strict=True) if wanted]
 
 
-def _primitive(name, function, static, layouts, avals):
-    """A primitive that lowers to `function` over groups; outside of jit it is jitted once per static parameters."""
+def _primitive(name, function, static, layouts, avals, xs=None):
+    """A primitive that lowers to `function` over groups; outside of jit it is jitted once per static parameters.
+
+    xs: which operand the sequence is, w_h being two before it; then the function takes `lanes`, which a CPU has.
+    """
 
     def lowered(*args, **params):
         return _grouped(partial(function, **params), *layouts(**params))(*args)
 
+    def on_cpu(*args, **params):
+        (groups, B), H = args[xs].shape[1:3], args[xs - 2].shape[1]
+        return _grouped(partial(function, lanes=_lanes(B, H) if groups == 1 else 1, **params), *layouts(**params))(
+            *args
+        )
+
     primitive = Primitive(name)
     primitive.multiple_results = True
     primitive.def_abstract_eval(avals)
-    primitive.def_impl(jax.jit(lowered, static_argnames=("config", static)))
+    primitive.def_impl(jax.jit(primitive.bind, static_argnames=("config", static)))
     mlir.register_lowering(primitive, mlir.lower_fun(lowered, multiple_results=True))
+    if xs is not None:
+        mlir.register_lowering(primitive, mlir.lower_fun(on_cpu, multiple_results=True), platform="cpu")
     batching.primitive_batchers[primitive] = partial(_batch, primitive, layouts)
     return primitive
 
 
-run_p = _primitive("lstm", forward, "keep", _run_layouts, _run_avals)
+run_p = _primitive("lstm", forward, "keep", _run_layouts, _run_avals, xs=3)
 tangent_p = _primitive("lstm_tangent", tangent, "wrt", _tangent_layouts, _tangent_avals)
-vjp_p = _primitive("lstm_vjp", backward, "wrt", _vjp_layouts, _vjp_avals)
+vjp_p = _primitive("lstm_vjp", backward, "wrt", _vjp_layouts, _vjp_avals, xs=6)
 ad.primitive_jvps[run_p] = _run_jvp
 ad.primitive_jvps[tangent_p] = _tangent_jvp
 ad.primitive_jvps[vjp_p] = _vjp_jvp

@@ -1,0 +1,59 @@
+"""A batch over several devices: what a program needs to be told so that each device runs a part of every batch."""
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from lstmjax import checks
+
+
+def split_batch(tree: Any, *, axis: int = 0, devices: Any = None) -> Any:
+    """Place arrays so that their batch is split over devices; a jitted function of them then runs on all of these.
+
+    XLA runs the products of a small step on one core. With one CPU device per core
+    (`jax.config.update("jax_num_cpu_devices", n)` before the first use of JAX) each core runs its part of the batch:
+
+        xs, lengths = split_batch(xs, axis=1), split_batch(lengths)
+
+    Nothing else changes: params and whatever else is not split is copied to every device, gradients are summed over
+    them, and results are those of one device up to rounding. It pays where B is large beside H; with B = 8 and H = 1024
+    each device reads all the weights for half the rows.
+
+    Args:
+      tree: arrays with a batch axis; None is left as it is.
+      axis: where the batch is in each of them: 0, or 1 for time-major sequences.
+      devices: at least one; None is all devices of this process.
+
+    Returns:
+      The tree with each array on a mesh of one axis, "batch".
+
+    Raises:
+      TypeError, ValueError: no int axis, no devices, an array without that axis, or a batch that the devices do not
+        divide.
+
+    >>> split_batch(np.zeros((5, 4, 3), np.float32), axis=1).sharding.spec
+    PartitionSpec(None, 'batch')
+    """
+    if type(axis) is not int or axis < 0:
+        raise TypeError(f"axis should be an int from 0 up, got {axis!r}")
+    devices = jax.local_devices() if devices is None else list(devices)
+    if not devices:
+        raise ValueError("devices should be at least one device, got none")
+    mesh = Mesh(np.array(devices), ("batch",), axis_types=(AxisType.Auto,))
+    sharding = NamedSharding(mesh, PartitionSpec(*[None] * axis, "batch"))
+
+    def place(path, leaf):
+        name = "tree" + jax.tree_util.keystr(path)
+        if not checks.is_array(leaf):
+            raise TypeError(f"{name} should be an array, got {checks.show(leaf)}")
+        if leaf.ndim <= axis:
+            raise ValueError(f"{name} should have a batch at axis {axis}, got shape {leaf.shape}")
+        if leaf.shape[axis] % len(devices):
+            raise ValueError(
+                f"{name} should have a batch that {len(devices)} devices divide, got {leaf.shape[axis]} at axis {axis}"
+            )
+        return jax.device_put(leaf, sharding)
+
+    return jax.tree_util.tree_map_with_path(place, tree)
