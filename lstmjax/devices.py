@@ -9,7 +9,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from lstmjax import checks
 
 
-def split_batch(tree: Any, *, axis: int = 0, devices: Any = None) -> Any:
+def split_batch(tree: Any, *, axis: int = 0, devices: list | tuple | None = None) -> Any:
     """Place arrays so that their batch is split over devices; a jitted function of them then runs on all of these.
 
     XLA runs the products of a small step on one core. With one CPU device per core
@@ -33,12 +33,15 @@ def split_batch(tree: Any, *, axis: int = 0, devices: Any = None) -> Any:
       TypeError, ValueError: no int axis, no devices, an array without that axis, or a batch that the devices do not
         divide.
 
-    >>> split_batch(np.zeros((5, 4, 3), np.float32), axis=1).sharding.spec
-    PartitionSpec(None, 'batch')
+    >>> xs = split_batch(np.zeros((5, 4, 3), np.float32), axis=1)
+    >>> tuple(xs.sharding.spec), xs.shape
+    ((None, 'batch'), (5, 4, 3))
     """
     if type(axis) is not int or axis < 0:
         raise TypeError(f"axis should be an int from 0 up, got {axis!r}")
-    devices = jax.local_devices() if devices is None else list(devices)
+    devices = jax.local_devices() if devices is None else devices
+    if not isinstance(devices, (list, tuple)) or not all(isinstance(device, jax.Device) for device in devices):
+        raise TypeError(f"devices should be a list of JAX devices, got {checks.show(devices)}")
     if not devices:
         raise ValueError("devices should be at least one device, got none")
     mesh = Mesh(np.array(devices), ("batch",), axis_types=(AxisType.Auto,))
@@ -46,7 +49,7 @@ def split_batch(tree: Any, *, axis: int = 0, devices: Any = None) -> Any:
 
     def place(path, leaf):
         name = "tree" + jax.tree_util.keystr(path)
-        if not checks.is_array(leaf):
+        if not checks.is_array(leaf) or leaf.dtype.kind in "OSUMm":  # objects, text and dates are NumPy's only
             raise TypeError(f"{name} should be an array, got {checks.show(leaf)}")
         if leaf.ndim <= axis:
             raise ValueError(f"{name} should have a batch at axis {axis}, got shape {leaf.shape}")

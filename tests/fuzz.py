@@ -570,6 +570,12 @@ def draw_text(rng) -> Good:
             dict(lengths=[3, 4], batch_size=2, bounds=[2, 4]),
             dict(batch_size="size", bounds="bounds"),
         ),
+        (
+            "split_batch",
+            lstmjax.split_batch,
+            dict(tree=np.ones((2, 4, 3), np.float32), axis=1),
+            dict(tree="tree to split", axis="axis of a batch", devices="devices"),
+        ),
         ("metrics.accuracy", metrics.accuracy, dict(predicted=[0, 1], labels=[1, 1]), dict(predicted="predicted")),
         (
             "train.fit",
@@ -673,6 +679,9 @@ forbid_each("xs", {"rank 1": lambda a: a.reshape(-1)})
 SIZES = (0, -1, 2.5, "4", True, float("nan"), [4])
 for _argument in ("size", "inputs", "hidden", "window", "heads"):
     forbid_values(_argument, *SIZES, None)
+forbid_values("axis of a batch", -1, 3, 1.0, "1", True, None, (1,))
+forbid_values("tree to split", 1.0, "words", [1.0], np.ones(2), np.full((2, 4), None), np.full((2, 4), "1"))
+forbid_values("devices", [], 1, "cpu", ["cpu"], [None], {})
 forbid_values("heads", 3)  # it should divide hidden, 4
 for _argument in ("chunk", "projection", "size or None"):
     forbid_values(_argument, *SIZES)

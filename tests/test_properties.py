@@ -562,6 +562,7 @@ ABSTRACT = {
         a.stack_state,
     ),
     "lstmjax.truncated_value_and_grad": truncated,
+    "lstmjax.split_batch": lambda a: (functools.partial(lstmjax.split_batch, axis=1), (a.xs,), a.xs),
     "lstmjax.layers.init_linear": lambda a: (
         functools.partial(layers.init_linear, inputs=D, outputs=2),
         (a.key,),

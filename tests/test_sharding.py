@@ -81,6 +81,8 @@ def test_two_devices_are_as_one(backend):
         (np.zeros(3), dict(axis=-1), TypeError, "axis should be an int from 0 up, got -1"),
         (np.zeros(3), dict(axis=True), TypeError, "axis should be an int from 0 up, got True"),
         (np.zeros(3), dict(devices=[]), ValueError, "devices should be at least one"),
+        (np.zeros(3), dict(devices=2), TypeError, "devices should be a list of JAX devices, got"),
+        (np.full(3, None), {}, TypeError, "tree should be an array"),
     ],
 )
 def test_what_cannot_be_split_is_refused(tree, options, error, words):

@@ -376,7 +376,13 @@ def _primitive(name, function, static, layouts, avals, xs=None):
     primitive = Primitive(name)
     primitive.multiple_results = True
     primitive.def_abstract_eval(avals)
-    primitive.def_impl(jax.jit(primitive.bind, static_argnames=("config", static)))
+    jitted = jax.jit(primitive.bind, static_argnames=("config", static))
+
+    def eager(*args, **params):
+        # Where jit is disabled it would end here again.
+        return (lowered if jax.config.jax_disable_jit else jitted)(*args, **params)  # type: ignore[attr-defined]
+
+    primitive.def_impl(eager)
     mlir.register_lowering(primitive, mlir.lower_fun(lowered, multiple_results=True))
     if xs is not None:
         mlir.register_lowering(primitive, mlir.lower_fun(on_cpu, multiple_results=True), platform="cpu")
