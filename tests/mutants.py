@@ -819,18 +819,25 @@ FUSED = [
             "test_backends.py::test_chunks_of_every_kind_equal_scan[2-None-False]",
         ),
         (
+            "fused-weights-first",
+            "with the weights first, the gradient of h has the rows of another sequence",
+            "lax.optimization_barrier(_dot(w, columns, config, wide)).T",
+            "lax.optimization_barrier(_dot(w, columns, config, wide)).T[::-1]",
+            "test_backends.py::test_what_is_tuned_for_a_cpu_changes_nothing",
+        ),
+        (
             "fused-lane-rows",
             "every lane writes to the rows of the first",
             "row[None], (t, lane.start,",
             "row[None], (t, 0,",
-            "test_backends.py::test_lanes_change_nothing",
+            "test_backends.py::test_what_is_tuned_for_a_cpu_changes_nothing",
         ),
         (
             "fused-lane-reset",
             "a reset of one sequence resets those at its place in other lanes",
             "restart = _row(chunks.reset, t, lane)[:, None]\n                    h_before",
             "restart = _row(chunks.reset[:, : h.shape[0]], t)[:, None]\n                    h_before",
-            "test_backends.py::test_lanes_change_nothing",
+            "test_backends.py::test_what_is_tuned_for_a_cpu_changes_nothing",
         ),
         (
             "fused-one-chunk-late",

@@ -271,8 +271,9 @@ def test_recurrent_dropout_equals_scan(x64, residuals, reverse):
 @pytest.mark.parametrize("rest", [(), ("lengths", "reset", "recurrent"), ("mask", "reset")], ids="+".join)
 @pytest.mark.parametrize("residuals", ["gates", "outputs"])
 @pytest.mark.parametrize("chunk", [3, T])
-def test_lanes_change_nothing(x64, chunk, residuals, rest, reverse):
-    """A batch of 5 as two and three lanes of unequal size: the same run and the same gradients."""
+def test_what_is_tuned_for_a_cpu_changes_nothing(x64, chunk, residuals, rest, reverse):
+    """A batch of 5 as two and three lanes of unequal size, and weights before what they multiply: the same run and the
+    same gradients."""
     p = problem("lstm", batch=(5,), dtype=np.float64)
     rng = np.random.default_rng(0)
     given = dict(lengths=p.lengths, mask=rng.random((T, 5)) < 0.7, reset=p.reset, recurrent=rng.random((5, H)))
@@ -289,12 +290,13 @@ def test_lanes_change_nothing(x64, chunk, residuals, rest, reverse):
     operands = [*p.params[:3], p.xs, *p.state, *(jnp.asarray(given[name]) for name in rest)]
     cotangents = [rng.standard_normal(shape) for shape in ((T, 5, H), (5, H), (5, H))]
 
-    def both(lanes):
+    def both(lanes, weights_first):
         hs, h, c, *kept = chunked.forward(*operands, config=config, keep=True, lanes=lanes)
-        options = dict(config=config, wrt=(True,) * 6, lanes=lanes)
+        options = dict(config=config, wrt=(True,) * 6, lanes=lanes, weights_first=weights_first)
         return hs, h, c, kept, chunked.backward(*cotangents, *operands, hs, *kept, **options)
 
-    one, *others = (jax.jit(functools.partial(both, n), compiler_options=QUICK)() for n in (1, 2, 3))
+    tuned = [(1, False), (1, True), (2, False), (3, True)]
+    one, *others = (jax.jit(functools.partial(both, *options), compiler_options=QUICK)() for options in tuned)
     for other in others:
         chex.assert_trees_all_close(other, one, rtol=0, atol=1e-13)
 

@@ -107,7 +107,7 @@ def forward(w_x, w_h, b, xs, h0, c0, *rest, config, keep, lanes=1):
     return [hs, _joined(h), _joined(c), *kept]
 
 
-def backward(dhs, dh, dc, w_x, w_h, b, xs, h0, c0, *rest, config, wrt, lanes=1):
+def backward(dhs, dh, dc, w_x, w_h, b, xs, h0, c0, *rest, config, wrt, lanes=1, weights_first=False):
     """The transpose of the derivative of `forward`, a chunk at a time, from the last step to the first.
 
     Args:
@@ -115,6 +115,8 @@ def backward(dhs, dh, dc, w_x, w_h, b, xs, h0, c0, *rest, config, wrt, lanes=1):
       w_x ... c0, rest: the operands of `forward`, then its hs and its residuals.
       wrt: for each of w_x, w_h, b, xs, h0, c0 whether its gradient is asked for.
       lanes: as in `forward`.
+      weights_first: whether a step forms w_h dz^T rather than dz w_h^T. A CPU packs the second operand of a product
+        anew at every step, and large weights take longer to pack than to multiply.
 
     Returns:
       The gradients asked for, in the shapes and dtypes of the operands.
@@ -125,8 +127,9 @@ def backward(dhs, dh, dc, w_x, w_h, b, xs, h0, c0, *rest, config, wrt, lanes=1):
     B, H, wide, K = xs.shape[1], w_h.shape[0], c0.dtype, chunks.K
     cast_x, cast_h, half = w_x.astype(config.dtype), w_h.astype(config.dtype), _half(H, wide)
     # Transposed once, and the barrier keeps XLA from undoing it: on a CPU it multiplies by a transpose at half the
-    # speed, or transposes anew at every step.
-    x_back, h_back = (lax.optimization_barrier(w.T) for w in (cast_x, cast_h))
+    # speed, or transposes anew at every step. None where a step takes the weights as they are.
+    x_back = lax.optimization_barrier(cast_x.T)
+    h_back = None if weights_first or B == 1 else lax.optimization_barrier(cast_h.T)
     want_wx, want_wh, want_b, want_x, want_h0, want_c0 = wrt
     cut = _cut(B, lanes)
 
@@ -369,12 +372,14 @@ def _dot(x, w, config, wide):
 
 
 def _back(dz, w, w_t, config, wide):
-    """dz [B, 4H] times the transpose `w_t` of a weight `w`. A single row is a vector, which takes `w` as it is: XLA on
-    a CPU is at its best where the rows of a matrix meet a vector."""
-    if len(dz) > 1:
+    """dz [B, 4H] times the transpose of w, which `w_t` is, or None to take `w` as it is: by vectors where B is 1."""
+    if w_t is not None:
         return _dot(dz, w_t, config, wide)
-    kind = dict(precision=config.precision, preferred_element_type=wider(wide, config.dtype))
-    return jnp.dot(w, dz[0].astype(config.dtype), **kind).astype(wide)[None]
+    if len(dz) == 1:
+        return _dot(w, dz[0].astype(config.dtype), config, wide)[None]
+    # Behind barriers, else XLA turns the product round again.
+    columns = lax.optimization_barrier(dz.T.astype(config.dtype))
+    return lax.optimization_barrier(_dot(w, columns, config, wide)).T
 
 
 def _outer(x, dz, config, wide):

@@ -358,10 +358,11 @@ def _vjp_avals(*operands, config, wrt):
     return [aval for aval, wanted in zip(operands[3:9], wrt, strict=True) if wanted]
 
 
-def _primitive(name, function, static, layouts, avals, xs=None):
+def _primitive(name, function, static, layouts, avals, xs=None, tuned=None):
     """A primitive that lowers to `function` over groups; outside of jit it is jitted once per static parameters.
 
-    xs: which operand the sequence is, w_h being two before it; then the function takes `lanes`, which a CPU has.
+    xs: which operand the sequence is, w_h being two before it.
+    tuned: (B, H) -> options of `function` for a CPU.
     """
 
     def lowered(*args, **params):
@@ -369,9 +370,8 @@ def _primitive(name, function, static, layouts, avals, xs=None):
 
     def on_cpu(*args, **params):
         (groups, B), H = args[xs].shape[1:3], args[xs - 2].shape[1]
-        return _grouped(partial(function, lanes=_lanes(B, H) if groups == 1 else 1, **params), *layouts(**params))(
-            *args
-        )
+        options = tuned(B, H) if groups == 1 else {}
+        return _grouped(partial(function, **params, **options), *layouts(**params))(*args)
 
     primitive = Primitive(name)
     primitive.multiple_results = True
@@ -384,15 +384,23 @@ def _primitive(name, function, static, layouts, avals, xs=None):
 
     primitive.def_impl(eager)
     mlir.register_lowering(primitive, mlir.lower_fun(lowered, multiple_results=True))
-    if xs is not None:
+    if tuned is not None:
         mlir.register_lowering(primitive, mlir.lower_fun(on_cpu, multiple_results=True), platform="cpu")
     batching.primitive_batchers[primitive] = partial(_batch, primitive, layouts)
     return primitive
 
 
-run_p = _primitive("lstm", forward, "keep", _run_layouts, _run_avals, xs=3)
+run_p = _primitive("lstm", forward, "keep", _run_layouts, _run_avals, 3, lambda B, H: dict(lanes=_lanes(B, H)))
 tangent_p = _primitive("lstm_tangent", tangent, "wrt", _tangent_layouts, _tangent_avals)
-vjp_p = _primitive("lstm_vjp", backward, "wrt", _vjp_layouts, _vjp_avals, xs=6)
+vjp_p = _primitive(
+    "lstm_vjp",
+    backward,
+    "wrt",
+    _vjp_layouts,
+    _vjp_avals,
+    6,
+    lambda B, H: dict(lanes=_lanes(B, H), weights_first=H >= 768),
+)
 ad.primitive_jvps[run_p] = _run_jvp
 ad.primitive_jvps[tangent_p] = _tangent_jvp
 ad.primitive_jvps[vjp_p] = _vjp_jvp
