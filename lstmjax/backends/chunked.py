@@ -71,9 +71,9 @@ def forward(w_x, w_h, b, xs, h0, c0, *rest, config, keep, lanes=1):
         zx = _project(chunks.clean(first, x), w_x, b, config, wide)
 
         def step(j, carry):
-            *states, hs, kept = carry[0], carry[1], carry[2], list(carry[3:])
+            h_lanes, c_lanes, hs, *kept = carry
             t, after = first + j, []
-            for lane, h, c in zip(cut, *states, strict=True):
+            for lane, h, c in zip(cut, h_lanes, c_lanes, strict=True):
                 h_before, c_before = h, c
                 if chunks.reset is not None:
                     restart = _row(chunks.reset, t, lane)[:, None]
