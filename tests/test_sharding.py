@@ -43,10 +43,16 @@ def refused(tree):
 def apart(found):
     return max(float(jnp.abs(a - b).max()) for a, b in zip(jax.tree.leaves(alone), jax.tree.leaves(found)))
 
+# Of a size that one CPU takes in two lanes.
+wide = lstmjax.init_lstm(jax.random.key(0), 4, 129)
+both = [lstmjax.split_batch(jnp.concatenate([xs, xs], 1), axis=1), lstmjax.split_batch(jnp.concatenate([lengths] * 2))]
+lanes = grad.lower(wide, *both).compile().as_text()
+
 print(json.dumps({
     "shard_map": apart(jax.jit(jax.grad(mapped))(params, xs, lengths)),
     "jit": apart(compiled(params, *split)),
     "gathers": compiled.as_text().count("all-gather("),
+    "moved": sum(lanes.count(name + "(") for name in ("all-gather", "all-to-all", "collective-permute")),
     "on": [len(a.sharding.device_set) for a in jax.tree.leaves((split, compiled(params, *split)))],
     "rows": [s.data.shape for s in split[0].addressable_shards],
     "refused": refused({"xs": xs[:, :7]}),
@@ -68,6 +74,7 @@ def test_two_devices_are_as_one(backend):
     assert found["shard_map"] < 1e-5
     assert found["jit"] < 1e-5
     assert found["gathers"] == 0
+    assert found["moved"] == 0
     assert set(found["on"]) == {2}
     assert found["rows"] == [[6, 4, 4], [6, 4, 4]]
     assert found["refused"] == "tree['xs'] should have a batch that 2 devices divide, got 7 at axis 1"

@@ -385,7 +385,13 @@ def _primitive(name, function, static, layouts, avals, xs=None, tuned=None):
     primitive.def_impl(eager)
     mlir.register_lowering(primitive, mlir.lower_fun(lowered, multiple_results=True))
     if tuned is not None:
-        mlir.register_lowering(primitive, mlir.lower_fun(on_cpu, multiple_results=True), platform="cpu")
+
+        def rule(ctx, *args, **params):
+            # In a program for several devices the batch may be split over them, and a lane would lie on one of them.
+            alone = getattr(ctx.module_context.axis_context, "num_devices", None) == 1
+            return mlir.lower_fun(on_cpu if alone else lowered, multiple_results=True)(ctx, *args, **params)
+
+        mlir.register_lowering(primitive, rule, platform="cpu")
     batching.primitive_batchers[primitive] = partial(_batch, primitive, layouts)
     return primitive
 
