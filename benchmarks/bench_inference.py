@@ -19,13 +19,12 @@ import cases
 import jax
 import numpy as np
 import timing
+from bench_scan import BOUNDS
 from rich.console import Console
 from rich.table import Table
+from rivals import REFERENCE
 
 import lstmjax
-
-BOUND = 1e-4  # as in bench_scan.py
-REFERENCE = "lstmjax"
 
 
 def ours(layer, state, T):
@@ -177,7 +176,7 @@ def _size(H, T, seconds):
         calls, errors = {}, {}
         for name, functions in ready.items():
             errors[name] = float(np.abs(functions[k](xs) - right).max())
-            if errors[name] <= BOUND:
+            if errors[name] <= BOUNDS["float32"]:
                 calls[name] = functions[k]
         pause = 0.003 if "torch" in calls else 0
         times = timing.interleave(calls, dict.fromkeys(calls, inputs), seconds, pause)

@@ -72,6 +72,11 @@ class Row(NamedTuple):
     gflops: float  # per second, of the matrix products
     peak_share: float  # of the speed of a large GEMM in the same rounds
 
+    @property
+    def case(self) -> str:
+        """What it ran on, as `cases.parse` reads it."""
+        return str(cases.Case(self.T, self.B, self.D, self.H, self.variant))
+
 
 class Mean(NamedTuple):
     """One implementation over all shapes."""
@@ -158,6 +163,8 @@ def _arguments():
             parser.error(f"there is no folder {path.parent} for {path.name}")
     if args.plot and find_spec("matplotlib") is None:
         parser.error("--plot needs matplotlib")
+    if args.devices < 1:
+        parser.error(f"--devices should be at least 1, got {args.devices}")
     if args.seconds is None:
         args.seconds = SECONDS["quick" if args.grid == "quick" and not args.shape else "calm"]
     return args
@@ -273,7 +280,7 @@ def _print_rows(console, rows):
     for mode in dict.fromkeys(row.mode for row in rows):
         block = [row for row in rows if row.mode == mode]
         table = Table(
-            title=f"T,B,D,H = {_shape(block[0])}, {mode}, {block[0].dtype}", title_justify="left", title_style="bold"
+            title=f"T,B,D,H = {block[0].case}, {mode}, {block[0].dtype}", title_justify="left", title_style="bold"
         )
         for k, column in enumerate(COLUMNS):
             table.add_column(column, justify="right" if k else "left")
@@ -297,7 +304,7 @@ def _markdown(report):
     lines = [_pipes(*MEAN_COLUMNS), "|---|---|---|--:|--:|--:|"]
     lines += [_pipes(*_mean_cells(mean)) for mean in report.means]
     lines += ["", _pipes("T,B,D,H", "mode", "dtype", *COLUMNS), "|---|---|---|---" + "|--:" * (len(COLUMNS) - 1) + "|"]
-    lines += [_pipes(_shape(row), row.mode, row.dtype, *_cells(row)) for row in report.rows]
+    lines += [_pipes(row.case, row.mode, row.dtype, *_cells(row)) for row in report.rows]
     return "\n\n".join(["\n".join(lines), *_remarks(report)])
 
 
@@ -337,10 +344,6 @@ def _cells(row):
 def _mean_cells(mean):
     """A mean as text, under MEAN_COLUMNS."""
     return mean.impl, mean.mode, mean.dtype, f"{mean.geometric_mean:.2f}", str(mean.wins), str(mean.losses)
-
-
-def _shape(row):
-    return str(cases.Case(row.T, row.B, row.D, row.H, row.variant))
 
 
 def _pipes(*cells):

@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-REFERENCE = "lstmjax"
+from rivals import REFERENCE
 
 
 def ratios(rows: list, path: Path) -> None:
     """Bars of each implementation's time as a multiple of ours, by shape."""
     groups = list(dict.fromkeys((row.mode, row.dtype) for row in rows))
     names = list(dict.fromkeys(row.impl for row in rows if row.impl != REFERENCE))
-    shapes = list(dict.fromkeys(_shape(row) for row in rows))
+    shapes = list(dict.fromkeys(row.case for row in rows))
     if not groups or not names:
         return
     size = (max(7, 0.16 * len(shapes) * (len(names) + 2)), 3.2 * len(groups) + 0.8)
@@ -17,7 +17,7 @@ def ratios(rows: list, path: Path) -> None:
     for axis, (mode, dtype) in zip(axes[:, 0], groups, strict=True):
         for k, name in enumerate(names):
             found = [row for row in rows if (row.impl, row.mode, row.dtype) == (name, mode, dtype)]
-            places = [shapes.index(_shape(row)) + (k - (len(names) - 1) / 2) * 0.8 / len(names) for row in found]
+            places = [shapes.index(row.case) + (k - (len(names) - 1) / 2) * 0.8 / len(names) for row in found]
             # Bars from 1, on a logarithmic axis: half and double are as far from it.
             axis.bar(places, [row.ratio - 1 for row in found], 0.8 / len(names), bottom=1, label=name)
         axis.axhline(1, color="black", linewidth=0.8)
@@ -72,11 +72,6 @@ def _pyplot():
     from matplotlib import pyplot
 
     return pyplot
-
-
-def _shape(row):
-    shape = f"{row.T},{row.B},{row.D},{row.H}"
-    return shape if row.variant == "plain" else f"{shape},{row.variant}"
 
 
 def _most(values):
