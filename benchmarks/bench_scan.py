@@ -137,13 +137,14 @@ def main() -> int:
 
 def _arguments():
     others = [name for name in RIVALS if name != REFERENCE]
+    quick = [name for name in others if not RIVALS[name].slow]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--grid", choices=cases.GRIDS, default="quick", help="a set of shapes (default: quick)")
     parser.add_argument("--shape", nargs="+", metavar="T,B,D,H[,VARIANT]", help="these shapes instead of a grid")
-    parser.add_argument("--against", nargs="+", metavar="NAME", default=others, help=f"of {', '.join(others)}")
+    parser.add_argument("--against", nargs="+", metavar="NAME", default=quick, help=f"of {', '.join(others)}")
     parser.add_argument("--mode", nargs="+", choices=MODES, default=MODES, help="forward, or with all gradients")
     parser.add_argument("--dtype", nargs="+", choices=BOUNDS, default=["float32"], help="of the matrix products")
-    parser.add_argument("--devices", type=int, default=1, metavar="N", help="CPU devices, for lstmjax-devices")
+    parser.add_argument("--devices", type=int, metavar="N", help="CPU devices, for lstmjax-devices (grid cpu: cores)")
     parser.add_argument("--seconds", type=float, help="of timing for each shape and mode, 15 rounds at least")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all rows and the machine")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the ratios, or of the grid 'growth' the times")
@@ -163,6 +164,8 @@ def _arguments():
             parser.error(f"there is no folder {path.parent} for {path.name}")
     if args.plot and find_spec("matplotlib") is None:
         parser.error("--plot needs matplotlib")
+    if args.devices is None:
+        args.devices = timing.threads() if args.grid == "cpu" and not args.shape else 1
     if args.devices < 1:
         parser.error(f"--devices should be at least 1, got {args.devices}")
     if args.seconds is None:
@@ -195,7 +198,9 @@ def _run(case, dtype, args, report, place):
         calls = {name: compiled[mode].call for name, (_, compiled, _) in ready.items()} | {"gemm": gemm.call}
         inputs = {name: operands for name, (operands, _, _) in ready.items()} | {"gemm": [gemm.operands]}
         # OpenMP's threads spin for a while after a run of torch, on the cores the next one needs.
-        times = timing.interleave(calls, inputs, args.seconds, pause=0.003 if "torch" in calls else 0)
+        times = timing.interleave(
+            calls, inputs, args.seconds, pause=0.003 if {"torch", "torch-compile"} & set(calls) else 0
+        )
         work = statistics.mean(cases.flops(case, mode, problem.lengths) for problem in problems)
         for name, (_, compiled, errors) in ready.items():
             ms, ratio = statistics.median(times[name]), timing.ratio(times[name], times[REFERENCE])

@@ -6,6 +6,7 @@ is not installed is only absent.
 """
 
 import os
+import time
 from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
@@ -38,6 +39,7 @@ class Rival(NamedTuple):
     build: Callable  # (case, dtype) -> Implementation
     lacks: Callable = lambda case, dtype: None  # (case, dtype) -> why it has none for these, or None
     dtype: str | None = None  # of its products, whatever that of the others
+    slow: bool = False  # to compile, so that it runs only where it is named
 
 
 def absence(rival: Rival, case, dtype: str) -> str | None:
@@ -211,10 +213,12 @@ def _keras(case, dtype):
     return _jax(_stacked(layer), own=list, ours=lambda weights: Layer(*weights), batch_major=True)
 
 
-def _torch(case, dtype):
+def _torch(case, dtype, traced=False):
     import torch
 
     torch.set_num_threads(threads())
+    if traced:  # by default Dynamo leaves torch.nn.LSTM out of its graphs, and the eager kernel runs
+        torch._dynamo.config.allow_rnn = True
     device = "cuda" if jax.default_backend() == "gpu" else "cpu"
     T, _, D, H, variant = case
     depth, bidirectional = (2 if variant == "stack2" else 1), variant == "bidirectional"
@@ -274,7 +278,16 @@ def _torch(case, dtype):
 
         return Compiled(call, None, None)
 
-    return Implementation(own, forward, train, outputs, gradients, uncompiled)
+    def compiled(function, *operands):
+        module, *rest = operands
+        start = time.perf_counter()
+        # Of the module, not of the gradient: Dynamo does not trace torch.autograd.grad.
+        traced = torch.compile(module)
+        call = uncompiled(lambda module, *rest: function(traced, *rest)).call
+        call(module, *rest)
+        return Compiled(call, time.perf_counter() - start, None)
+
+    return Implementation(own, forward, train, outputs, gradients, compiled if traced else uncompiled)
 
 
 def _torch_lacks(case, dtype):
@@ -283,6 +296,12 @@ def _torch_lacks(case, dtype):
     if jax.default_backend() == "gpu" and not torch.cuda.is_available():
         return "installed without CUDA"
     return None
+
+
+def _torch_compile_lacks(case, dtype):
+    if case.T > 50 or case.variant == "lengths":
+        return "Dynamo unrolls time and packs no lengths: it is run up to T = 50"
+    return _torch_lacks(case, dtype)
 
 
 REFERENCE = "lstmjax"
@@ -303,6 +322,7 @@ RIVALS = {
     "haiku": Rival(("haiku",), _haiku, _haiku_lacks),
     "keras": Rival(("keras",), _keras),
     "torch": Rival(("torch",), _torch, _torch_lacks),
+    "torch-compile": Rival(("torch",), partial(_torch, traced=True), _torch_compile_lacks, slow=True),
 }
 
 

@@ -821,8 +821,8 @@ FUSED = [
         (
             "fused-weights-first",
             "with the weights first, the gradient of h has the rows of another sequence",
-            "lax.optimization_barrier(_dot(w, columns, config, wide)).T",
-            "lax.optimization_barrier(_dot(w, columns, config, wide)).T[::-1]",
+            "lax.optimization_barrier(_product(w, lax.optimization_barrier(dz.T), config, wide)).T",
+            "lax.optimization_barrier(_product(w, lax.optimization_barrier(dz.T), config, wide)).T[::-1]",
             "test_backends.py::test_what_is_tuned_for_a_cpu_changes_nothing",
         ),
         (
@@ -933,8 +933,8 @@ FUSED = [
         (
             "fused-dropout-forward",
             "recurrent dropout is not applied",
-            "_dot(chunks.dropped(h_before, lane), w_h, config, wide)",
-            "_dot(h_before, w_h, config, wide)",
+            "_dot(chunks.dropped(h_before, lane), w_h, config, wide, widen)",
+            "_dot(h_before, w_h, config, wide, widen)",
             property_of("h_is_dropped_for_a_sequence", "forward-lstm-fused"),
         ),
         (
@@ -947,8 +947,8 @@ FUSED = [
         (
             "fused-dropout-state",
             "the gradient of h passes units that are dropped",
-            "dh_t = chunks.dropped(_back(dz_t, cast_h, h_back, config, wide), lane)",
-            "dh_t = _back(dz_t, cast_h, h_back, config, wide)",
+            "dh_t = chunks.dropped(_back(dz_t, held_h, h_back, config, wide, widen), lane)",
+            "dh_t = _back(dz_t, held_h, h_back, config, wide, widen)",
             "test_backends.py::test_recurrent_dropout_equals_scan",
         ),
     ),
@@ -1175,8 +1175,9 @@ AT_THE_DOOR = [
             "size-bool",
             "True is a size",
             "if isinstance(n, bool) or not isinstance(n, int | np.integer):\n"
-            '        raise TypeError(f"{name} should be an int of at least 1',
-            'if not isinstance(n, int | np.integer):\n        raise TypeError(f"{name} should be an int of at least 1',
+            '        raise TypeError(f"{name} should be an int of at least {least}',
+            "if not isinstance(n, int | np.integer):\n"
+            '        raise TypeError(f"{name} should be an int of at least {least}',
             refused("run: chunk True"),
         ),
         (

@@ -32,7 +32,7 @@ class Config(NamedTuple):
     insist: bool
 
 
-def forward(w_x, w_h, b, xs, h0, c0, *rest, config, keep, lanes=1):
+def forward(w_x, w_h, b, xs, h0, c0, *rest, config, keep, lanes=1, widen=False):
     """The recurrence, a chunk at a time.
 
     Args:
@@ -42,6 +42,8 @@ def forward(w_x, w_h, b, xs, h0, c0, *rest, config, keep, lanes=1):
         before it meets w_h, as far as `config` has them.
       keep: whether to return the residuals too.
       lanes: the parts of the batch that a step takes one beside the other, which a CPU has two threads for.
+      widen: whether a step's operands are rounded to `config.dtype` but multiplied as `wide`: a CPU is slow at products
+        of few rows in bfloat16.
 
     Returns:
       hs [T, B, H], h and c [B, H], and with `keep` the residuals: for "gates" the four tanh of each step [T, B, 4H]
@@ -56,7 +58,7 @@ def forward(w_x, w_h, b, xs, h0, c0, *rest, config, keep, lanes=1):
     if 2 * (len(w_x) + H) <= T * B:
         w_x, w_h, b = (w * lax.expand_dims(half.astype(w.dtype), range(w.ndim - 1)) for w in (w_x, w_h, b))
         half = None
-    w_x, w_h, b = w_x.astype(config.dtype), w_h.astype(config.dtype), b.astype(wide)
+    w_x, w_h, b = w_x.astype(config.dtype), _held(w_h, config, wide, widen), b.astype(wide)
     gates = keep and config.residuals == "gates"
     outputs = keep and config.residuals == "outputs"
 
@@ -78,7 +80,7 @@ def forward(w_x, w_h, b, xs, h0, c0, *rest, config, keep, lanes=1):
                 if chunks.reset is not None:
                     restart = _row(chunks.reset, t, lane)[:, None]
                     h_before, c_before = jnp.where(restart, h0[lane], h), jnp.where(restart, c0[lane], c)
-                z = _row(zx, j, lane) + _dot(chunks.dropped(h_before, lane), w_h, config, wide)
+                z = _row(zx, j, lane) + _dot(chunks.dropped(h_before, lane), w_h, config, wide, widen)
                 a = jnp.tanh(z if half is None else z * half[None])
                 i, f, g, o = _activate(a)
                 c_after = f * c_before + i * g
@@ -107,14 +109,14 @@ def forward(w_x, w_h, b, xs, h0, c0, *rest, config, keep, lanes=1):
     return [hs, _joined(h), _joined(c), *kept]
 
 
-def backward(dhs, dh, dc, w_x, w_h, b, xs, h0, c0, *rest, config, wrt, lanes=1, weights_first=False):
+def backward(dhs, dh, dc, w_x, w_h, b, xs, h0, c0, *rest, config, wrt, lanes=1, weights_first=False, widen=False):
     """The transpose of the derivative of `forward`, a chunk at a time, from the last step to the first.
 
     Args:
       dhs, dh, dc: cotangents of hs, h and c.
       w_x ... c0, rest: the operands of `forward`, then its hs and its residuals.
       wrt: for each of w_x, w_h, b, xs, h0, c0 whether its gradient is asked for.
-      lanes: as in `forward`.
+      lanes, widen: as in `forward`.
       weights_first: whether a step forms w_h dz^T rather than dz w_h^T. A CPU packs the second operand of a product
         anew at every step, and large weights take longer to pack than to multiply.
 
@@ -129,7 +131,8 @@ def backward(dhs, dh, dc, w_x, w_h, b, xs, h0, c0, *rest, config, wrt, lanes=1, 
     # Transposed once, and the barrier keeps XLA from undoing it: on a CPU it multiplies by a transpose at half the
     # speed, or transposes anew at every step. None where a step takes the weights as they are.
     x_back = lax.optimization_barrier(cast_x.T)
-    h_back = None if weights_first or B == 1 else lax.optimization_barrier(cast_h.T)
+    held_h = _held(w_h, config, wide, widen)
+    h_back = None if weights_first or B == 1 else lax.optimization_barrier(held_h.T)
     want_wx, want_wh, want_b, want_x, want_h0, want_c0 = wrt
     cut = _cut(B, lanes)
 
@@ -166,7 +169,7 @@ def backward(dhs, dh, dc, w_x, w_h, b, xs, h0, c0, *rest, config, wrt, lanes=1, 
                 if valid is not None:
                     dz_t = jnp.where(valid, dz_t, 0)
                 dz_t = dz_t.astype(dz.dtype)
-                dh_t = chunks.dropped(_back(dz_t, cast_h, h_back, config, wide), lane)
+                dh_t = chunks.dropped(_back(dz_t, held_h, h_back, config, wide, widen), lane)
                 if valid is not None:
                     dh_t, dc_t = jnp.where(valid, dh_t, dh), jnp.where(valid, dc_t, dc)
                 if chunks.reset is not None:
@@ -365,21 +368,35 @@ def _project(x, w, b, config, wide):
     return _dot(x, w, config, wide) + b[None, None]
 
 
-def _dot(x, w, config, wide):
+def _dot(x, w, config, wide, widen=False):
     """[..., B, M] times [M, N], summed in `wide` or wider."""
+    return _product(_held(x, config, wide, widen), w, config, wide)
+
+
+def _product(x, w, config, wide):
+    """The same of operands that are held already."""
     kind = dict(precision=config.precision, preferred_element_type=wider(wide, config.dtype))
-    return jnp.dot(x.astype(config.dtype), w, **kind).astype(wide)
+    return jnp.dot(x, w, **kind).astype(wide)
 
 
-def _back(dz, w, w_t, config, wide):
+def _held(x, config, wide, widen):
+    """An operand of a product: as `config.dtype`, or if `widen`, with the values of that but in `wide`."""
+    if not widen:
+        return x.astype(config.dtype)
+    # Not by a cast and a cast back, which XLA may take to be none.
+    kind = jnp.finfo(config.dtype)
+    return lax.reduce_precision(x.astype(wide), kind.nexp, kind.nmant)
+
+
+def _back(dz, w, w_t, config, wide, widen):
     """dz [B, 4H] times the transpose of w, which `w_t` is, or None to take `w` as it is: by vectors where B is 1."""
     if w_t is not None:
-        return _dot(dz, w_t, config, wide)
+        return _dot(dz, w_t, config, wide, widen)
+    dz = _held(dz, config, wide, widen)
     if len(dz) == 1:
-        return _dot(w, dz[0].astype(config.dtype), config, wide)[None]
+        return _product(w, dz[0], config, wide)[None]
     # Behind barriers, else XLA turns the product round again.
-    columns = lax.optimization_barrier(dz.T.astype(config.dtype))
-    return lax.optimization_barrier(_dot(w, columns, config, wide)).T
+    return lax.optimization_barrier(_product(w, lax.optimization_barrier(dz.T), config, wide)).T
 
 
 def _outer(x, dz, config, wide):

@@ -150,6 +150,11 @@ def _lanes(B, H):
     return 2 if 8 <= B <= 64 and 2**16 < 4 * H * H <= 2**20 else 1
 
 
+def _tuned(B, H, dtype):
+    """Options of forward and backward for a CPU, which takes a row in bfloat16 at a third of its speed in float32."""
+    return {"lanes": _lanes(B, H), "widen": B == 1 and jnp.finfo(dtype).bits < 32}
+
+
 def tangent(*operands, config, wrt):
     """Tangents of hs, h and c. Reached only in forward mode, which scan does."""
     if config.insist:
@@ -362,7 +367,7 @@ def _primitive(name, function, static, layouts, avals, xs=None, tuned=None):
     """A primitive that lowers to `function` over groups; outside of jit it is jitted once per static parameters.
 
     xs: which operand the sequence is, w_h being two before it.
-    tuned: (B, H) -> options of `function` for a CPU.
+    tuned: (B, H, dtype of the products) -> options of `function` for a CPU.
     """
 
     def lowered(*args, **params):
@@ -370,7 +375,7 @@ def _primitive(name, function, static, layouts, avals, xs=None, tuned=None):
 
     def on_cpu(*args, **params):
         (groups, B), H = args[xs].shape[1:3], args[xs - 2].shape[1]
-        options = tuned(B, H) if groups == 1 else {}
+        options = tuned(B, H, params["config"].dtype) if groups == 1 else {}
         return _grouped(partial(function, **params, **options), *layouts(**params))(*args)
 
     primitive = Primitive(name)
@@ -396,7 +401,7 @@ def _primitive(name, function, static, layouts, avals, xs=None, tuned=None):
     return primitive
 
 
-run_p = _primitive("lstm", forward, "keep", _run_layouts, _run_avals, 3, lambda B, H: dict(lanes=_lanes(B, H)))
+run_p = _primitive("lstm", forward, "keep", _run_layouts, _run_avals, 3, _tuned)
 tangent_p = _primitive("lstm_tangent", tangent, "wrt", _tangent_layouts, _tangent_avals)
 vjp_p = _primitive(
     "lstm_vjp",
@@ -405,7 +410,7 @@ vjp_p = _primitive(
     _vjp_layouts,
     _vjp_avals,
     6,
-    lambda B, H: dict(lanes=_lanes(B, H), weights_first=H >= 768),
+    lambda B, H, dtype: _tuned(B, H, dtype) | {"weights_first": H >= 768},
 )
 ad.primitive_jvps[run_p] = _run_jvp
 ad.primitive_jvps[tangent_p] = _tangent_jvp
