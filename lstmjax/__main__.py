@@ -1,16 +1,21 @@
-"""The command line: `python -m lstmjax train | predict | evaluate`, also installed as `lstmjax`."""
+"""The command line: `python -m lstmjax train | predict | evaluate | plot`, also installed as `lstmjax`."""
 
 import argparse
+import contextlib
 import json
+import shutil
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
+import jax
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from lstmjax import baselines, classify, metrics
+from lstmjax import baselines, classify, devices, metrics
+from lstmjax.train import Snapshots, Watch, curves, parse_sweep
 
 SENTENCES = ("Not the disaster I feared: it works, and quietly.", "说好的三天送到，结果等了半个月，再也不买了。")
 
@@ -30,9 +35,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def train(options: argparse.Namespace) -> int:
-    """Train a text classifier, compare it on test data, save it."""
+    """Train a text classifier, or several at once, compare it on test data, save it."""
     console = Console()
     recipe = _recipe(options)
+    mesh = _mesh(options.devices)
+    # Beside the model, since a model folder holds a model and nothing else.
+    run = Path(f"{options.out}.run")
+    if not options.resume and any((run / "snapshots").glob("[0-9]*")):
+        raise ValueError(f"{run} holds a run that was not finished: --resume goes on with it; or remove the folder")
     if options.data is None:
         training, dev, test = (classify.sample(part) for part in ("train", "dev", "test"))
         console.print("Data: the embedded sample of reviews, half English, half Chinese", highlight=False)
@@ -40,21 +50,49 @@ def train(options: argparse.Namespace) -> int:
         training, dev, test = _splits(options, recipe.seed)
     console.print(f"train {len(training):,}, dev {len(dev):,}, test {len(test):,} records", highlight=False)
     began = time.perf_counter()
-    model, fitted = classify.fit(training, dev, recipe, console)
-    seconds = time.perf_counter() - began
-    if fitted.best_epoch == 0:
-        console.print("Stopped before the first epoch was finished: nothing to save.")
+    if not options.resume:
+        (run / curves.LOG).unlink(missing_ok=True)
+    try:
+        with Snapshots(run / "snapshots") as snapshots:
+            how: dict = dict(watch=Watch(console, log=run / curves.LOG, tensorboard=options.tensorboard))
+            how |= dict(snapshots=snapshots, resume=options.resume, mesh=mesh)
+            if options.sweep:
+                models, swept = classify.sweep(training, dev, _settings(options.sweep), recipe, **how)
+            else:
+                model, fitted = classify.fit(training, dev, recipe, save_every=options.save_every, **how)
+    finally:
+        if not any((run / "snapshots").glob("[0-9]*")):  # nothing to go on from
+            shutil.rmtree(run, ignore_errors=True)
+    if options.sweep:
+        model, interrupted, finished = models[swept.best], swept.interrupted, len(swept.history)
+        best_epoch = swept.best_epoch[swept.best]
+        if finished:
+            _print_sweep(console, _settings(options.sweep), swept, run)
+    else:
+        interrupted, finished, best_epoch = fitted.interrupted, len(fitted.history), fitted.best_epoch
+    if interrupted:
+        console.print(f"Stopped; the same command with --resume goes on from {run}/", highlight=False)
+    else:
+        shutil.rmtree(run / "snapshots")
+    if best_epoch == 0:
+        console.print("No epoch was finished: there is no model to save yet.")
         return 130
-    stopped = "Stopped by Ctrl-C; kept" if fitted.interrupted else "Kept"
-    console.print(
-        f"{stopped} epoch {fitted.best_epoch} of {len(fitted.history)}, after {seconds:.1f} s", highlight=False
-    )
+    stopped = "Stopped by Ctrl-C; kept" if interrupted else "Kept"
+    seconds = time.perf_counter() - began
+    console.print(f"{stopped} epoch {best_epoch} of {finished}, after {seconds:.1f} s", highlight=False)
     _compare(console, model, training, test)
     folder = classify.save(model, options.out)
     console.print(f"Saved to {folder}/", highlight=False)
     if options.data is None:
         _print_predictions(console, model, SENTENCES)
-    return 130 if fitted.interrupted else 0
+    return 130 if interrupted else 0
+
+
+def plot(options: argparse.Namespace) -> int:
+    """Draw the curves of runs."""
+    curves.draw({run: curves.read(run) for run in dict.fromkeys(options.run_folders)}, options.out)
+    print(f"Drawn to {options.out}")
+    return 0
 
 
 def predict(options: argparse.Namespace) -> int:
@@ -82,6 +120,41 @@ def evaluate(options: argparse.Namespace) -> int:
         table.add_row(label, f"{f1:.4f}", *map(str, row))
     console.print(table)
     return 0
+
+
+def _mesh(n):
+    """The first n devices, or None if n is."""
+    if n is None:
+        return None
+    if n > 1:
+        with contextlib.suppress(RuntimeError):  # JAX has its devices already; below it is said if they are too few
+            jax.config.update("jax_num_cpu_devices", n)
+    there = jax.devices()
+    if not 1 <= n <= len(there):
+        raise ValueError(f"devices should be from 1 to {len(there)}, got {n}")
+    return devices.mesh(there[:n])
+
+
+def _settings(text):
+    """What a sweep names, `lr` for short."""
+    return {("learning_rate" if name == "lr" else name): values for name, values in parse_sweep(text).items()}
+
+
+def _print_sweep(console, settings, swept, run):
+    """A line for each model of a sweep, and a picture of all curves where matplotlib is."""
+    table = Table(*settings, "best epoch", "dev accuracy", "dev loss")
+    for k, epoch in enumerate(swept.best_epoch):
+        record = swept.history[epoch - 1]
+        found = [f"{record[name][k]:.4f}" if epoch else "none" for name in ("dev_accuracy", "dev_loss")]
+        row = [*(f"{values[k]:g}" for values in settings.values()), str(epoch), *found]
+        table.add_row(*row, style="bold" if k == swept.best else None)
+    console.print(table)
+    names = [
+        ", ".join(f"{name} {values[k]:g}" for name, values in settings.items()) for k in range(len(swept.best_epoch))
+    ]
+    with contextlib.suppress(ImportError):
+        curves.draw_sweep(swept.history, names, run / "sweep.png")
+        console.print(f"Curves in {run / 'sweep.png'}", highlight=False)
 
 
 def _splits(options, seed):
@@ -134,6 +207,15 @@ def _parser():
     command.add_argument(
         "--out", metavar="DIR", default="runs/model", help="folder of the model (default: %(default)s)"
     )
+    command.add_argument("--resume", action="store_true", help="go on with a run that was stopped or killed")
+    command.add_argument("--save-every", type=int, metavar="N", help="save the run every N steps, beside every epoch")
+    command.add_argument(
+        "--devices", type=int, metavar="N", help="split batches, or the models of a sweep, over N devices (CPU: cores)"
+    )
+    command.add_argument(
+        "--sweep", metavar="SETTINGS", help='train all of these at once, keep the best: "lr=1e-3,3e-3 seed=0..3"'
+    )
+    command.add_argument("--tensorboard", metavar="DIR", help="write TensorBoard's files too")
     for name, default in classify.Recipe()._asdict().items():
         flag = "--" + name.replace("_", "-")
         if isinstance(default, bool):
@@ -153,6 +235,11 @@ def _parser():
     command.add_argument("--model", metavar="DIR", required=True)
     command.add_argument("--data", metavar="FILE", required=True, help="records, one a line: text TAB label")
     command.add_argument("--json", action="store_true", help="print JSON")
+
+    command = commands.add_parser("plot", help="draw the curves of runs")
+    command.set_defaults(run=plot)
+    command.add_argument("run_folders", nargs="+", metavar="RUN", help="folder of a model, of its run, or a log")
+    command.add_argument("--out", metavar="FILE", default="curves.png", help="(default: %(default)s)")
     return parser
 
 

@@ -15,6 +15,8 @@ import numpy as np
 import safetensors
 import safetensors.flax
 
+from lstmjax.leaves import kind, named
+
 FORMAT = 1
 ABOUT, WEIGHTS = "model.json", "weights.safetensors"
 
@@ -34,7 +36,7 @@ def save(folder: str | Path, params: Any, about: dict[str, Any]) -> Path:
     folder = Path(folder)
     if folder.exists() and not (folder / ABOUT).is_file() and not (folder.is_dir() and not any(folder.iterdir())):
         raise FileExistsError(f"{folder} exists and is no model folder: choose another name")
-    arrays = _named(params)
+    arrays = named(params)
     for name, array in arrays.items():
         if not np.isfinite(np.asarray(array, np.float64)).all():
             raise ValueError(f"{name} holds values that are not finite: not saved")
@@ -43,7 +45,7 @@ def save(folder: str | Path, params: Any, about: dict[str, Any]) -> Path:
         "format": FORMAT,
         "about": about,
         "sha256": hashlib.sha256(weights).hexdigest(),
-        "weights": {name: _kind(array) for name, array in arrays.items()},
+        "weights": {name: kind(array) for name, array in arrays.items()},
     }
     try:
         text = json.dumps(record, ensure_ascii=False, indent=1, allow_nan=False)
@@ -94,14 +96,14 @@ def load(folder: str | Path, template: Callable[[dict[str, Any]], Any]) -> tuple
         raise ValueError(f"{folder / WEIGHTS} is not what was saved: it was cut or changed (its sha256 differs)")
     arrays = _from_bytes(content)
     shapes = template(record["about"])
-    wanted = _named(shapes)
+    wanted = named(shapes)
     for name in sorted(wanted.keys() - arrays.keys()):
-        raise ValueError(f"{folder / WEIGHTS} has no weight {name}, expected {_kind(wanted[name])}")
+        raise ValueError(f"{folder / WEIGHTS} has no weight {name}, expected {kind(wanted[name])}")
     for name in sorted(arrays.keys() - wanted.keys()):
         raise ValueError(f"{folder / WEIGHTS} has a weight {name} that the model does not know")
     for name, array in arrays.items():
-        if _kind(array) != _kind(wanted[name]):
-            raise ValueError(f"{folder / WEIGHTS}: {name} should be {_kind(wanted[name])}, got {_kind(array)}")
+        if kind(array) != kind(wanted[name]):
+            raise ValueError(f"{folder / WEIGHTS}: {name} should be {kind(wanted[name])}, got {kind(array)}")
     return jax.tree.unflatten(jax.tree.structure(shapes), [arrays[name] for name in wanted]), record["about"]
 
 
@@ -123,12 +125,6 @@ def _read_about(folder):
     return record
 
 
-def _named(tree):
-    """{"layers.0.forward.w_x": array} in the order of the leaves."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
-
-
 # safetensors' own names of dtypes, which numpy has no bfloat16 among.
 _DTYPES = {
     **{f"F{n}": f"float{n}" for n in (16, 32, 64)},
@@ -145,7 +141,3 @@ def _from_bytes(content):
         array = np.frombuffer(part["data"], jnp.dtype(_DTYPES[part["dtype"]])).reshape(part["shape"])
         arrays[name] = jnp.asarray(array)
     return arrays
-
-
-def _kind(array):
-    return f"{array.dtype}[{','.join(map(str, array.shape))}]"

@@ -91,12 +91,12 @@ def as_float_array(name: str, x: Any) -> jax.Array:
     return jnp.asarray(x)
 
 
-def size(name: str, n: Any) -> int:
-    """`n` as a size: an integer of at least 1."""
+def size(name: str, n: Any, least: int = 1) -> int:
+    """`n` as a size: an integer of at least 1, or `least`."""
     if isinstance(n, bool) or not isinstance(n, int | np.integer):
-        raise TypeError(f"{name} should be an int of at least 1, got {show(n)}")
-    if n < 1:
-        raise ValueError(f"{name} should be an int of at least 1, got {n}")
+        raise TypeError(f"{name} should be an int of at least {least}, got {show(n)}")
+    if n < least:
+        raise ValueError(f"{name} should be an int of at least {least}, got {n}")
     return int(n)
 
 

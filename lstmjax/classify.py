@@ -1,5 +1,6 @@
 """Text in, label out: records, vocabulary, model and training put together."""
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -11,9 +12,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import optax
-from rich.console import Console
 
 from lstmjax import checkpoint, checks, metrics, text, train
+from lstmjax.batches import Batches
 from lstmjax.models import classifier
 
 Record = tuple[str, str]  # text, label
@@ -41,7 +42,8 @@ class Recipe(NamedTuple):
     buckets: int = 4
     epochs: int = 30
     patience: int = 6
-    seed: int = 0
+    seed: int = 0  # of the weights and of dropout
+    order: int = 0  # seed of the order of batches
 
 
 class Model(NamedTuple):
@@ -110,63 +112,175 @@ def split(records: Sequence[Record], seed: int) -> tuple[list[Record], list[Reco
 
 
 def fit(
-    training: Sequence[Record], dev: Sequence[Record], recipe: Recipe | None = None, console: Console | None = None
+    training: Sequence[Record],
+    dev: Sequence[Record],
+    recipe: Recipe | None = None,
+    *,
+    watch: train.Watch | None = None,
+    snapshots: train.Snapshots | None = None,
+    save_every: int | None = None,
+    resume: bool = False,
+    mesh: jax.sharding.Mesh | None = None,
 ) -> tuple[Model, train.Fitted]:
     """Train a classifier; the epoch that is best on dev is kept.
 
     Args:
       training, dev: records.
       recipe: see `Recipe`; None is `Recipe()`.
-      console: where progress is shown; None is quiet.
+      watch, snapshots, save_every, resume, mesh: as in `train.fit`. A run goes on only with the recipe and the records
+        that it began with.
 
     Returns:
       The model and the history.
 
     Raises:
       ValueError: no records, fewer than two classes in `training`, a label of `dev` that `training` lacks, or a
-        recipe that makes no sense; it names what.
+        recipe that makes no sense; it names what. What `train.fit` raises.
     """
     recipe = recipe or Recipe()
     _check_recipe(recipe)
-    labels = tuple(sorted({label for _, label in training}))
-    if len(labels) < 2:
-        raise ValueError(f"the training data should hold at least two labels, got {', '.join(labels) or 'no records'}")
-    bpe = text.BPE.train((t for t, _ in training), recipe.vocabulary) if recipe.tokens == "bpe" else None
-    tokenised = [(bpe.tokenise if bpe else text.tokenise)(t) for t, _ in training]
-    vocabulary = text.Vocabulary.count(tokenised, size=recipe.vocabulary, min_count=recipe.min_count)
-    k_init, k_train = jax.random.split(jax.random.key(recipe.seed))
-    model = Model(_init(k_init, recipe, len(vocabulary), len(labels)), recipe, vocabulary, bpe, labels)
-    sequences = _encode(model, [t for t, _ in training])
-    targets = _targets(model, training, "the training data")
-    dev_targets = _targets(model, dev, "the dev data")
-    bounds = text.bounds([len(s) for s in sequences], recipe.buckets)
-
-    def batches(epoch):
-        rng = np.random.default_rng((recipe.seed, epoch))
-        cut = text.bucket([len(s) for s in sequences], recipe.batch_size, bounds, rng)
-        return [_batch(sequences, targets, bucket, recipe.batch_size) for bucket in cut]
-
-    def evaluate(params):
-        logits = np.log(predict(model._replace(params=params), [t for t, _ in dev]) + 1e-12)
-        return {
-            "dev_loss": float(-logits[np.arange(len(dev)), dev_targets].mean()),
-            "dev_accuracy": metrics.accuracy(logits.argmax(-1), dev_targets),
-        }
-
+    if mesh is not None and recipe.batch_size % mesh.size:
+        raise ValueError(f"batch_size should be one that {mesh.size} devices divide, got {recipe.batch_size}")
+    task = _Task(training, dev, recipe)
+    params, key = task.begin(recipe)
     fitted = train.fit(
         partial(_loss, options=_options(recipe)),
-        model.params,
-        _optimizer(recipe, len(batches(0)) * recipe.epochs),
-        batches,
-        key=k_train,
+        params,
+        task.optimizer(recipe),
+        task.batches,
+        key=key,
         epochs=recipe.epochs,
-        evaluate=evaluate,
+        evaluate=task.evaluate,
         metric="dev_accuracy",
         patience=recipe.patience,
-        count=lambda batch: int(batch.lengths.sum()),
-        console=console,
+        mesh=mesh,
+        snapshots=snapshots,
+        save_every=save_every,
+        resume=resume,
+        about=task.about,
+        count=_tokens,
+        watch=watch,
     )
-    return model._replace(params=fitted.params), fitted
+    return task.model._replace(params=fitted.params), fitted
+
+
+# What a sweep may vary, by the names of the command line: numbers that change no shape.
+SWEPT = ("learning_rate", "weight_decay", "clip", "dropout", "word_dropout", "smoothing", "seed")
+
+
+def sweep(
+    training: Sequence[Record],
+    dev: Sequence[Record],
+    settings: dict[str, Sequence[float | int]],
+    recipe: Recipe | None = None,
+    *,
+    watch: train.Watch | None = None,
+    snapshots: train.Snapshots | None = None,
+    resume: bool = False,
+    mesh: jax.sharding.Mesh | None = None,
+) -> tuple[list[Model], train.Swept]:
+    """Train k classifiers side by side, each as `fit` would train it alone but for early stopping: all epochs are run.
+
+    Args:
+      training, dev: records.
+      settings: of the names in `SWEPT`, the k values of each (`train.parse_sweep`), in the place of the recipe's.
+      recipe: of all that is not in `settings`.
+      watch, snapshots, resume, mesh: as in `train.sweep`.
+
+    Returns:
+      The models, each at its best epoch, and what `train.sweep` found.
+
+    Raises:
+      ValueError: naming the setting or the record. What `train.sweep` raises.
+    """
+    recipe = recipe or Recipe()
+    for name in settings:
+        checks.one_of("a setting of the sweep", name, SWEPT)
+    recipes = [recipe._replace(**dict(zip(settings, row, strict=True))) for row in zip(*settings.values(), strict=True)]
+    for one in recipes:
+        _check_recipe(one)
+    task = _Task(training, dev, recipe)
+
+    def of(varied: dict[str, Any]) -> Recipe:
+        return recipe._replace(**varied)
+
+    def loss(params, batch, key, varied):
+        return _loss(params, batch, key, _options(of(varied)))
+
+    swept = train.sweep(
+        loss,
+        lambda varied: task.begin(of(varied)),
+        lambda varied: task.optimizer(of(varied)),
+        task.batches,
+        settings,
+        epochs=recipe.epochs,
+        evaluate=task.evaluate_each,
+        metric="dev_accuracy",
+        mesh=mesh,
+        snapshots=snapshots,
+        resume=resume,
+        count=_tokens,
+        watch=watch,
+    )
+    models = [
+        task.model._replace(params=jax.tree.map(lambda a, k=k: a[k], swept.params), recipe=one)
+        for k, one in enumerate(recipes)
+    ]
+    return models, swept
+
+
+class _Task:
+    """Records made ready for training: everything about it that the numbers of a recipe do not change."""
+
+    def __init__(self, training, dev, recipe):
+        labels = tuple(sorted({label for _, label in training}))
+        if len(labels) < 2:
+            raise ValueError(
+                f"the training data should hold at least two labels, got {', '.join(labels) or 'no records'}"
+            )
+        bpe = text.BPE.train((t for t, _ in training), recipe.vocabulary) if recipe.tokens == "bpe" else None
+        tokenised = [(bpe.tokenise if bpe else text.tokenise)(t) for t, _ in training]
+        vocabulary = text.Vocabulary.count(tokenised, size=recipe.vocabulary, min_count=recipe.min_count)
+        self.model = Model(None, recipe, vocabulary, bpe, labels)  # type: ignore[arg-type]
+        sequences = [vocabulary.encode(tokens) for tokens in tokenised]
+        targets = _targets(self.model, training, "the training data")
+        self.dev = _encode(self.model, [t for t, _ in dev])
+        self.dev_targets = _targets(self.model, dev, "the dev data")
+        self.batches = Batches(
+            [len(s) for s in sequences],
+            lambda bucket: _batch(sequences, targets, bucket, recipe.batch_size),
+            batch_size=recipe.batch_size,
+            buckets=recipe.buckets,
+            seed=recipe.order,
+        )
+        self.steps = len(self.batches(0)) * recipe.epochs
+        self.about = json.loads(json.dumps(recipe._asdict() | {"records": _fingerprint(training, dev)}))
+
+    def begin(self, recipe):
+        """Params and key of a model with this recipe."""
+        k_init, k_train = jax.random.split(jax.random.key(recipe.seed))
+        return _init(k_init, recipe, len(self.model.vocabulary), len(self.model.labels)), k_train
+
+    def optimizer(self, recipe):
+        """Of a model with this recipe."""
+        return _optimizer(recipe, self.steps)
+
+    def evaluate(self, params):
+        """Of one model: loss and accuracy on the dev data."""
+        return {name: value[0] for name, value in self.evaluate_each(jax.tree.map(lambda a: a[None], params)).items()}
+
+    def evaluate_each(self, params):
+        """The same of k models, whose leaves have a leading axis: [k] each."""
+        found = _probabilities(params, self.dev, self.model.recipe, len(self.model.labels))
+        logits = np.log(found + 1e-12)
+        return {
+            "dev_loss": -logits[:, np.arange(len(self.dev)), self.dev_targets].mean(-1),
+            "dev_accuracy": (logits.argmax(-1) == self.dev_targets).mean(-1),
+        }
+
+
+def _tokens(batch):
+    return int(batch.lengths.sum())
 
 
 def predict(model: Model, texts: Sequence[str]) -> np.ndarray:
@@ -177,19 +291,25 @@ def predict(model: Model, texts: Sequence[str]) -> np.ndarray:
     """
     if isinstance(texts, str):
         raise TypeError("texts should be a sequence of strings, got one str: put it in a list")
-    sequences = _encode(model, texts)
-    probabilities = np.zeros((len(texts), len(model.labels)), np.float32)
-    if not len(texts):
+    params = jax.tree.map(lambda a: a[None], model.params)
+    return _probabilities(params, _encode(model, texts), model.recipe, len(model.labels))[0]
+
+
+def _probabilities(params, sequences, recipe, classes):
+    """Of k models, whose leaves have a leading axis: [k, N, K]."""
+    k = len(params.embedding)
+    probabilities = np.zeros((k, len(sequences), classes), np.float32)
+    if not sequences:
         return probabilities
     # Powers of two, so that any number of texts of any length meets few shapes, each compiled once.
     bounds = [8]
     while bounds[-1] < max(map(len, sequences)):
         bounds.append(2 * bounds[-1])
-    size = min(256, 2 ** (len(texts) - 1).bit_length())
+    size = min(256, 2 ** (len(sequences) - 1).bit_length())
     for bucket in text.bucket([len(s) for s in sequences], size, bounds):
         batch = _batch(sequences, np.zeros(len(sequences), np.int32), bucket, size)
-        found = _predict(model.params, batch.ids, batch.lengths, options=_options(model.recipe))
-        probabilities[bucket.rows] = np.asarray(found)[: len(bucket.rows)]
+        found = _predict(params, batch.ids, batch.lengths, options=_options(recipe))
+        probabilities[:, bucket.rows] = np.asarray(found)[:, : len(bucket.rows)]
     return probabilities
 
 
@@ -245,8 +365,9 @@ def load(folder: str | Path) -> Model:
 
 @partial(jax.jit, static_argnames="options")
 def _predict(params, ids, lengths, options):
-    """The mean of the members' probabilities."""
-    return jax.vmap(partial(classifier.predict, options=options), (0, None, None))(params, ids, lengths).mean(0)
+    """The mean of the members' probabilities, of each model: params have the axes k and members in front."""
+    one = jax.vmap(partial(classifier.predict, options=options), (0, None, None))
+    return jax.vmap(lambda params: one(params, ids, lengths).mean(0))(params)
 
 
 def _loss(params, batch, key, options):
@@ -258,12 +379,10 @@ def _loss(params, batch, key, options):
 def _optimizer(recipe, steps):
     """AdamW for each member by itself. Adam does not feel that the mean of the losses makes gradients smaller, but
     the bound on their norm would: it is made smaller with them."""
+    shape = optax.warmup_cosine_decay_schedule(0, 1, max(1, steps // 20), max(2, steps))
     one = optax.chain(
         optax.clip_by_global_norm(recipe.clip / recipe.members),
-        optax.adamw(
-            optax.warmup_cosine_decay_schedule(0, recipe.learning_rate, max(1, steps // 20), max(2, steps)),
-            weight_decay=recipe.weight_decay,
-        ),
+        optax.adamw(lambda count: recipe.learning_rate * shape(count), weight_decay=recipe.weight_decay),
     )
     return optax.GradientTransformation(jax.vmap(one.init), jax.vmap(one.update))
 
@@ -300,6 +419,11 @@ def _options(recipe):
 def _encode(model, texts):
     tokenise = model.bpe.tokenise if model.bpe else text.tokenise
     return [model.vocabulary.encode(tokenise(t)) for t in texts]
+
+
+def _fingerprint(*parts):
+    """What tells one set of records from another."""
+    return hashlib.sha256(json.dumps([list(map(list, part)) for part in parts]).encode()).hexdigest()[:16]
 
 
 def _targets(model, records, where):

@@ -9,7 +9,35 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from lstmjax import checks
 
 
-def split_batch(tree: Any, *, axis: int = 0, devices: list | tuple | None = None) -> Any:
+def mesh(devices: list | tuple | None = None) -> Mesh:
+    """Devices in a row, that batches are split over.
+
+    Args:
+      devices: at least one; None is all devices, which with `jax.distributed` are those of all processes.
+
+    Returns:
+      A mesh of one axis, "batch".
+
+    Raises:
+      TypeError, ValueError: no list of devices, or an empty one.
+
+    >>> mesh(jax.devices()[:1]).axis_names
+    ('batch',)
+    """
+    devices = jax.devices() if devices is None else devices
+    if not isinstance(devices, (list, tuple)) or not all(isinstance(device, jax.Device) for device in devices):
+        raise TypeError(f"devices should be a list of JAX devices, got {checks.show(devices)}")
+    if not devices:
+        raise ValueError("devices should be at least one device, got none")
+    return Mesh(np.array(devices), ("batch",), axis_types=(AxisType.Auto,))
+
+
+def spread(tree: Any, shardings: Any) -> Any:
+    """Copies of arrays, placed as `shardings` say: one for each leaf. Every process gives the same arrays."""
+    return jax.jit(lambda tree: tree, out_shardings=shardings)(tree)
+
+
+def split_batch(tree: Any, *, axis: int = 0, devices: Mesh | list | tuple | None = None) -> Any:
     """Place arrays so that their batch is split over devices; a jitted function of them then runs on all of these.
 
     XLA runs the products of a small step on one core. With one CPU device per core
@@ -24,7 +52,8 @@ def split_batch(tree: Any, *, axis: int = 0, devices: list | tuple | None = None
     Args:
       tree: arrays with a batch axis; None is left as it is.
       axis: where the batch is in each of them: 0, or 1 for time-major sequences.
-      devices: at least one; None is all devices of this process.
+      devices: at least one, or a mesh of them; None is all devices of this process. Over the devices of several
+        processes each gives the whole batch, and places its rows.
 
     Returns:
       The tree with each array on a mesh of one axis, "batch".
@@ -39,13 +68,9 @@ def split_batch(tree: Any, *, axis: int = 0, devices: list | tuple | None = None
     """
     if type(axis) is not int or axis < 0:
         raise TypeError(f"axis should be an int from 0 up, got {axis!r}")
-    devices = jax.local_devices() if devices is None else devices
-    if not isinstance(devices, (list, tuple)) or not all(isinstance(device, jax.Device) for device in devices):
-        raise TypeError(f"devices should be a list of JAX devices, got {checks.show(devices)}")
-    if not devices:
-        raise ValueError("devices should be at least one device, got none")
-    mesh = Mesh(np.array(devices), ("batch",), axis_types=(AxisType.Auto,))
-    sharding = NamedSharding(mesh, PartitionSpec(*[None] * axis, "batch"))
+    if not isinstance(devices, Mesh):
+        devices = mesh(jax.local_devices() if devices is None else devices)
+    n, sharding = devices.size, NamedSharding(devices, PartitionSpec(*[None] * axis, devices.axis_names[0]))
 
     def place(path, leaf):
         name = "tree" + jax.tree_util.keystr(path)
@@ -53,10 +78,12 @@ def split_batch(tree: Any, *, axis: int = 0, devices: list | tuple | None = None
             raise TypeError(f"{name} should be an array, got {checks.show(leaf)}")
         if leaf.ndim <= axis:
             raise ValueError(f"{name} should have a batch at axis {axis}, got shape {leaf.shape}")
-        if leaf.shape[axis] % len(devices):
+        if leaf.shape[axis] % n:
             raise ValueError(
-                f"{name} should have a batch that {len(devices)} devices divide, got {leaf.shape[axis]} at axis {axis}"
+                f"{name} should have a batch that {n} devices divide, got {leaf.shape[axis]} at axis {axis}"
             )
-        return jax.device_put(leaf, sharding)
+        if sharding.is_fully_addressable:
+            return jax.device_put(leaf, sharding)
+        return jax.make_array_from_callback(leaf.shape, sharding, lambda rows: np.asarray(leaf)[rows])
 
     return jax.tree_util.tree_map_with_path(place, tree)

@@ -1,6 +1,7 @@
 """Steps, the loop around them, and what ends it."""
 
 import io
+import json
 
 import chex
 import jax
@@ -11,6 +12,8 @@ import pytest
 from rich.console import Console
 
 from lstmjax import classify, train
+from lstmjax.train import loop
+from tests import kill
 
 RECORDS = [
     (f"{a} {b}", label)
@@ -39,8 +42,8 @@ def test_each_step_has_its_own_key():
     step = train.make_step(lambda w, b, key: w * jax.random.normal(key), optax.sgd(0.0))
     state = train.init_state(jnp.float32(1), optax.sgd(0.0), jax.random.key(0))
     for _ in range(3):
-        state, value = step(state, None)
-        seen.append(float(value))
+        state, report = step(state, None)
+        seen.append(float(report.loss))
     assert len(set(seen)) == 3
 
 
@@ -78,14 +81,14 @@ def test_ctrl_c_keeps_the_best_so_far():
 
 def test_progress_is_plain_lines_without_a_terminal_and_a_bar_on_one():
     plain = io.StringIO()
-    _fit(console=Console(file=plain, width=200), count=lambda b: 2)
+    _fit(watch=train.Watch(Console(file=plain, width=200)), count=lambda b: 2)
     lines = plain.getvalue().splitlines()
     assert len(lines) == 5
     assert "loss" in lines[0]
     assert "tokens/s" in lines[0]
     assert "\x1b" not in plain.getvalue()
     bar = io.StringIO()
-    _fit(console=Console(file=bar, width=200, force_terminal=True), count=lambda b: 2)
+    _fit(watch=train.Watch(Console(file=bar, width=200, force_terminal=True)), count=lambda b: 2)
     assert "tokens/s" in bar.getvalue()
     assert "\x1b[" in bar.getvalue()
 
@@ -108,16 +111,16 @@ def test_refusals(kwargs, kind, says):
 def test_no_batches_and_a_loss_that_is_not_finite():
     with pytest.raises(ValueError, match=r"batches\(0\) should give at least one batch"):
         train.fit(_loss, jnp.float32(0), optax.sgd(0.1), lambda epoch: [], key=jax.random.key(0), epochs=1)
-    with pytest.raises(FloatingPointError, match="the loss of epoch 1 is nan"):
+    with pytest.raises(FloatingPointError, match="no batch of epoch 1 had a finite loss"):
         train.fit(_loss, jnp.float32(jnp.nan), optax.sgd(0.1), lambda e: [jnp.ones(1)], key=jax.random.key(0), epochs=1)
 
 
 def test_one_trace_per_bucket_over_three_epochs(monkeypatch):
     traced = []
-    original = train.make_step
+    original = loop.make_step
 
-    def counting(loss, optimizer):
-        step = original(loss, optimizer)
+    def counting(loss, optimizer, **options):
+        step = original(loss, optimizer, **options)
 
         def counted(state, batch):
             traced.append(batch.ids.shape)
@@ -125,7 +128,7 @@ def test_one_trace_per_bucket_over_three_epochs(monkeypatch):
 
         return counted
 
-    monkeypatch.setattr(train, "make_step", counting)
+    monkeypatch.setattr(loop, "make_step", counting)
     classify.fit(RECORDS, RECORDS, SMALL)
     assert len(traced) == len(set(traced)) == 2
 
@@ -139,3 +142,165 @@ def test_it_fits_what_is_easy():
     model, fitted = classify.fit(RECORDS, RECORDS, SMALL._replace(epochs=15))
     assert classify.evaluate(model, RECORDS)["accuracy"] == 1
     assert fitted.history[-1]["loss"] < fitted.history[0]["loss"]
+
+
+def _quadratic(**options):
+    optimizer = optax.adam(0.1)
+    step = jax.jit(train.make_step(_loss, optimizer, **options))
+    return step, train.init_state(jnp.ones(3), optimizer, jax.random.key(0))
+
+
+def test_a_bad_step_changes_nothing_and_is_counted():
+    step, state = _quadratic()
+    state, _ = step(state, jnp.zeros(3))
+    after, report = step(state, jnp.array([0.0, jnp.nan, 0.0]))
+    chex.assert_trees_all_equal((after.params, after.optimizer), (state.params, state.optimizer))
+    assert (int(after.step), int(after.skipped), int(after.in_a_row)) == (2, 1, 1)
+    assert report.finite.tolist() == [False, False]
+    after, _ = step(after, jnp.zeros(3))
+    assert (int(after.skipped), int(after.in_a_row)) == (1, 0)
+    assert np.isfinite(after.loss_sum)
+    assert (after.params != state.params).all()
+
+
+def test_a_gradient_that_is_not_finite_is_as_bad_as_a_loss():
+    step = jax.jit(train.make_step(lambda w, batch, key: jnp.sqrt(w * batch).sum(), optax.sgd(1.0)))
+    state, report = step(train.init_state(jnp.zeros(2), optax.sgd(1.0), jax.random.key(0)), jnp.ones(2))
+    assert report.finite.tolist() == [True, False]
+    assert (state.params == 0).all()
+    assert int(state.skipped) == 1
+
+
+def test_clipping_never_sees_what_is_not_finite():
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(0.1))
+
+    def loss(w, batch, key):
+        return (w["a"] * batch).sum() + w["b"].sum()
+
+    step = jax.jit(train.make_step(loss, optimizer))
+    state = train.init_state({"a": jnp.ones(2), "b": jnp.ones(2)}, optimizer, jax.random.key(0))
+    after, report = step(state, jnp.array([jnp.inf, 1.0]))
+    # The norm is not finite, and would spread over both; the report still says which leaf it came from.
+    assert report.finite.tolist() == [False, False, True]
+    chex.assert_trees_all_equal((after.params, after.optimizer), (state.params, state.optimizer))
+
+
+def test_parts_of_a_batch_give_the_gradient_of_the_whole():
+    batch = jax.random.normal(jax.random.key(1), (8, 3))
+
+    def loss(w, batch, key):
+        return jnp.mean((batch @ w) ** 2)
+
+    states = []
+    for accumulate in (1, 4):
+        step = train.make_step(loss, optax.sgd(0.1), accumulate=accumulate)
+        states.append(step(train.init_state(jnp.ones(3), optax.sgd(0.1), jax.random.key(0)), batch))
+    np.testing.assert_allclose(states[0][0].params, states[1][0].params, rtol=1e-6)
+    np.testing.assert_allclose(states[0][1].loss, states[1][1].loss, rtol=1e-6)
+    step = train.make_step(loss, optax.sgd(0.1), accumulate=3)
+    with pytest.raises(ValueError, match=r"batch should have a first axis that accumulate = 3 divides, got shape \(8"):
+        step(states[0][0], batch)
+
+
+def _poisoned(where):
+    """Batches of ones, of which the steps in `where` (counted from 1 over all epochs) are NaN."""
+
+    def batches(epoch):
+        return [jnp.full(2, jnp.nan if 4 * epoch + k + 1 in where else 1.0) for k in range(4)]
+
+    return batches
+
+
+def test_a_run_goes_on_past_bad_steps_and_counts_them():
+    fitted = train.fit(
+        _loss, jnp.float32(0), optax.sgd(0.1), _poisoned({2, 3, 6}), key=jax.random.key(0), epochs=3, bad_steps=3
+    )
+    assert [record["skipped"] for record in fitted.history] == [2, 1, 0]
+    np.testing.assert_allclose(fitted.state.params, 1 - 0.8**9, rtol=1e-5)
+    np.testing.assert_allclose(fitted.history[0]["loss"], (1 + 0.8**2) / 2, rtol=1e-5)
+
+
+def test_so_many_bad_steps_in_a_row_end_it():
+    with pytest.raises(FloatingPointError) as ended:
+        train.fit(
+            _loss, jnp.float32(0), optax.sgd(0.1), _poisoned({3, 4, 5}), key=jax.random.key(0), epochs=3, bad_steps=3
+        )
+    assert str(ended.value).startswith(
+        "step 5 (epoch 2, batch 0) is number 3 in a row that is not finite in the loss, the gradient; params are those "
+        "after step 2"
+    )
+
+
+def test_the_leaf_that_is_not_finite_is_named():
+    params = {"good": jnp.ones(2), "bad": jnp.zeros(2)}
+
+    def loss(w, batch, key):
+        return w["good"].sum() + jnp.sqrt(w["bad"]).sum()
+
+    with pytest.raises(FloatingPointError, match="not finite in the gradient of bad; params"):
+        train.fit(loss, params, optax.sgd(0.1), lambda e: [0.0] * 4, key=jax.random.key(0), epochs=1, bad_steps=2)
+
+
+def test_sigterm_saves_and_a_new_run_goes_on_to_the_same_bits(tmp_path):
+    for name in ("whole", "cut"):
+        (tmp_path / name).mkdir()
+    whole = kill.bits(kill.work(tmp_path / "whole"))
+    for after in (1, 6, 15, 18):  # in an epoch, and at the end of one
+        assert kill.work(tmp_path / "cut", stop_after=after).interrupted
+    process = kill.start(tmp_path / "cut", stop_after=23)  # in another process
+    kill.finish(process)
+    kill.finish(kill.start(tmp_path / "cut"))
+    assert json.loads((tmp_path / "cut" / "final.json").read_text()) == whole
+
+
+def _saved(folder, **options):
+    options = dict(key=jax.random.key(0), epochs=2, about={"rate": 0.1}) | options
+    with train.Snapshots(folder) as snapshots:
+        return train.fit(
+            _loss, jnp.float32(0), optax.sgd(0.1), lambda e: [jnp.ones(2)] * 4, snapshots=snapshots, **options
+        )
+
+
+def test_a_run_that_is_over_is_handed_back(tmp_path):
+    one, two = _saved(tmp_path), _saved(tmp_path, resume=True)
+    assert one.history == two.history
+    chex.assert_trees_all_equal(one.params, two.params)
+    assert len(_saved(tmp_path, resume=True, epochs=3).history) == 3
+
+
+def test_another_run_is_not_gone_on_with(tmp_path):
+    _saved(tmp_path)
+    with pytest.raises(ValueError, match="holds snapshots of a run: give resume=True"):
+        _saved(tmp_path)
+    with pytest.raises(ValueError, match=r"of another run: rate was 0\.1 and is now 0\.2"):
+        _saved(tmp_path, resume=True, about={"rate": 0.2})
+
+
+def test_patience_holds_over_a_new_start(tmp_path):
+    scores = iter([0.5, 0.1, 0.1])
+    options = dict(metric="accuracy", patience=2, epochs=9)
+    one = _saved(tmp_path, evaluate=lambda p: {"accuracy": next(scores)}, **options)
+    again = _saved(tmp_path, evaluate=lambda p: pytest.fail("it had ended"), resume=True, **options)
+    assert len(one.history) == len(again.history) == 3
+
+
+def test_the_log_has_each_step_once_also_after_a_new_start(tmp_path):
+    kill.work(tmp_path, stop_after=15)
+    log = tmp_path / "log.jsonl"
+    with open(log, "a") as file:
+        file.write('{"step": 1')  # as a kill leaves it
+    kill.work(tmp_path)
+    steps, epochs = train.read_log(log)
+    assert [line["step"] for line in steps] == [10, 20, 30]
+    assert [line["epoch"] for line in epochs] == [1, 2, 3, 4, 5, 6]
+
+
+def test_one_trace_over_many_steps():
+    traced = []
+
+    def loss(w, batch, key):
+        traced.append(1)
+        return ((w - batch) ** 2).mean()
+
+    train.fit(loss, jnp.zeros(2), optax.adam(0.1), lambda e: [np.ones(2)] * 25, key=jax.random.key(0), epochs=4)
+    assert len(traced) == 1

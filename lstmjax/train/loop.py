@@ -1,73 +1,33 @@
-"""A step and a loop around any loss and any optax optimizer."""
+"""The loop around a step: epochs, evaluation, snapshots to go on from, and what ends a run."""
 
-import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from lstmjax import checks
+from lstmjax import checks, devices, leaves
+from lstmjax.train.feed import ahead
+from lstmjax.train.snapshots import Snapshots
+from lstmjax.train.step import Best, State, init_state, make_step
+from lstmjax.train.stop import Stop
+from lstmjax.train.watch import Watch
 
 Array = jax.Array
-
-
-class State(NamedTuple):
-    """All that changes from step to step."""
-
-    params: Any
-    optimizer: Any  # optax's state
-    key: Array
-    step: Array  # int32
 
 
 class Fitted(NamedTuple):
     """What a run of `fit` gave."""
 
     params: Any  # those of the best epoch
-    history: tuple[dict[str, float], ...]  # one record an epoch
+    history: tuple[dict[str, Any], ...]  # one record an epoch
     best_epoch: int  # counted from 1; 0 if no epoch was finished
-    interrupted: bool  # whether Ctrl-C ended it
-
-
-def init_state(params: Any, optimizer: optax.GradientTransformation, key: Array) -> State:
-    """The state before the first step."""
-    with jax.numpy_dtype_promotion("standard"):
-        return State(params, optimizer.init(params), key, jnp.int32(0))
-
-
-def make_step(
-    loss: Callable[[Any, Any, Array], Array], optimizer: optax.GradientTransformation
-) -> Callable[[State, Any], tuple[State, Array]]:
-    """A pure step, to be jitted once by whoever calls it: `jax.jit(make_step(loss, optimizer), donate_argnums=0)`.
-
-    Args:
-      loss: (params, batch, key) -> scalar.
-      optimizer: any optax chain.
-
-    Returns:
-      (state, batch) -> (state, loss before the step).
-
-    >>> step = make_step(lambda w, batch, key: (w - batch) ** 2, optax.sgd(0.25))
-    >>> state, value = step(init_state(jnp.float32(0), optax.sgd(0.25), jax.random.key(0)), jnp.float32(2))
-    >>> float(value), float(state.params)
-    (4.0, 1.0)
-    """
-
-    def step(state: State, batch: Any) -> tuple[State, Array]:
-        key = jax.random.fold_in(state.key, state.step)
-        value, gradients = jax.value_and_grad(loss)(state.params, batch, key)
-        # optax counts on promotion, also where a caller has set JAX to be strict about it.
-        with jax.numpy_dtype_promotion("standard"):
-            updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
-            params = optax.apply_updates(state.params, updates)
-        return State(params, optimizer_state, state.key, state.step + 1), value
-
-    return step
+    interrupted: bool  # whether Ctrl-C or SIGTERM ended it
+    state: State | None  # the last; None after a second Ctrl-C, which may come in the middle of a step
 
 
 def fit(
@@ -81,8 +41,16 @@ def fit(
     evaluate: Callable[[Any], dict[str, float]] | None = None,
     metric: str = "loss",
     patience: int | None = None,
+    accumulate: int = 1,
+    bad_steps: int = 10,
+    mesh: jax.sharding.Mesh | None = None,
+    specs: Any = None,
+    snapshots: Snapshots | None = None,
+    save_every: int | None = None,
+    resume: bool = False,
+    about: Any = None,
     count: Callable[[Any], int] | None = None,
-    console: Console | None = None,
+    watch: Watch | None = None,
 ) -> Fitted:
     """Train, evaluate after each epoch, and keep the params of the best one.
 
@@ -90,21 +58,37 @@ def fit(
       loss: (params, batch, key) -> scalar.
       params: to begin with; they are not changed.
       optimizer: any optax chain.
-      batches: epoch number (from 0) -> the batches of that epoch, in order. As many compilations as shapes among them.
+      batches: epoch number (from 0) -> the batches of that epoch, in order: anything with a length and an index, asked
+        for one after the other by a thread that is a little ahead of the steps. The same for the same epoch, whenever
+        it is asked. As many compilations as shapes among them.
       key: PRNG key, of dropout and the like.
       epochs: at most so many passes.
       evaluate: params -> measures, e.g. on held-out data; they stand in the record of the epoch beside "loss", the
-        mean over the epoch's steps.
+        mean over the epoch's steps, "skipped", how many of these were not finite, and "step".
       metric: the measure that decides which epoch is best: the least if its name ends in "loss", else the greatest.
       patience: stop after so many epochs without a better one; None never does.
+      accumulate: parts of a batch, run one after the other (`make_step`).
+      bad_steps: so many steps in a row whose loss or gradient is not finite end the run; each of them leaves params and
+        optimizer as they were.
+      mesh: devices that share each batch (`devices.mesh`): the first axis of each leaf is split over them, and the
+        params are copied to all. With `jax.distributed`, the devices of all processes; each process makes the
+        whole batch, and its devices take their rows.
+      specs: with a mesh, a `PartitionSpec` for each leaf of the params, or a prefix of that tree: how they are
+        split instead of copied. For embeddings too large for a device.
+      snapshots: where the whole state is saved after every epoch, and when the run is interrupted.
+      save_every: save after so many steps, too.
+      resume: go on from the last snapshot, if there is one: in a new process, in the middle of an epoch, to the same
+        bits as if nothing had been.
+      about: what JSON can hold and what this run is known by (its recipe, say); a snapshot of another is refused.
       count: batch -> its tokens, for the throughput shown.
-      console: where progress is shown: bars on a terminal, else a line an epoch. None is quiet.
+      watch: where the run is shown; None is quiet.
 
     Returns:
-      `Fitted`. Ctrl-C ends the run early and keeps the best so far.
+      `Fitted`. Ctrl-C and SIGTERM end the run after the step that is under way; a second Ctrl-C ends it at once.
 
     Raises:
-      TypeError, ValueError: naming the argument. FloatingPointError: the loss of an epoch is not finite.
+      TypeError, ValueError: naming the argument. FloatingPointError: `bad_steps` in a row; it names the step, the
+        batch and the leaves. What `Snapshots.save` and `load` raise.
 
     >>> loss = lambda w, batch, key: (w - batch) ** 2
     >>> batches = lambda epoch: [jnp.float32(2)] * 10
@@ -112,99 +96,221 @@ def fit(
     >>> fitted.best_epoch, round(float(fitted.params), 2)
     (3, 2.0)
     """
-    checks.key("key", key)
-    checks.size("epochs", epochs)
-    if patience is not None:
-        checks.size("patience", patience)
-    step = jax.jit(make_step(loss, optimizer), donate_argnums=0)
+    _check(key, epochs, patience, bad_steps, mesh, specs, snapshots, save_every, resume)
     # The step donates its state: what the caller gave is copied, so that it outlives the first one.
-    state = init_state(jax.tree.map(jnp.copy, params), optimizer, jnp.copy(key))
-    best, best_epoch, history, interrupted = params, 0, [], False
-    with _Shown(console, epochs) as shown:
+    state: Any = init_state(jax.tree.map(jnp.copy, params), optimizer, jnp.copy(key))
+    state = state._replace(best=Best(jax.tree.map(jnp.copy, params), jnp.zeros((), jnp.int32)))
+    options: dict[str, Any] = {"donate_argnums": 0}
+    place = jax.device_put
+    if mesh is not None:
+        where = _shardings(state, optimizer, mesh, specs)
+        state = devices.spread(state, where)
+        options["out_shardings"] = (where._replace(best=None), None)
+        place = _by_rows(mesh)
+    history: list[dict[str, Any]] = []
+    if snapshots is not None and snapshots.steps():
+        state, history = _go_on(snapshots, state, about)
+    # The best are no concern of a step: they are put back where the state is saved.
+    best, state = state.best, state._replace(best=None)
+    run = _Run(
+        jax.jit(make_step(loss, optimizer, accumulate=accumulate), **options),
+        leaves.named(params),
+        bad_steps,
+        watch or Watch(),
+        snapshots,
+        save_every,
+        {"run": about},
+        turn=jax.jit(_next_epoch, donate_argnums=0, out_shardings=options.get("out_shardings", (None,))[0]),
+    )
+    best_epoch = int(best.epoch)
+    with Stop() as stop:
+        run.watch.begin(epochs)
         try:
-            for epoch in range(epochs):
-                today = batches(epoch)
-                if len(today) == 0:
-                    raise ValueError(f"batches({epoch}) should give at least one batch, got none")
-                began, losses, tokens = time.perf_counter(), [], 0
-                for batch in shown.epoch(epoch, today):
-                    state, value = step(state, batch)
-                    losses.append(value)
-                    tokens += count(batch) if count else 0
-                    shown.advance(losses, tokens / (time.perf_counter() - began))
-                record = {"epoch": epoch + 1, "loss": float(jnp.stack(losses).mean())}
-                if not math.isfinite(record["loss"]):
-                    raise FloatingPointError(
-                        f"the loss of epoch {epoch + 1} is {record['loss']}: try a lower learning rate"
-                    )
+            for epoch in range(int(state.epoch), epochs):
+                if patience is not None and best_epoch and epoch - best_epoch >= patience:
+                    break
+                began = time.perf_counter()
+                state, tokens = run.epoch(state, best, history, epoch, batches, place, count, stop)
+                if stop.asked:
+                    run.save(state, best, history)
+                    break
                 seconds = time.perf_counter() - began
-                record |= evaluate(state.params) if evaluate else {}
-                if metric not in record:
-                    raise ValueError(f"metric should be one of {', '.join(list(record)[1:])}, got {metric!r}")
+                record = _record(state, evaluate, metric)
                 record |= {"seconds": seconds} | ({"tokens_per_second": tokens / seconds} if count else {})
-                history.append(record)
                 sign = -1 if metric.endswith("loss") else 1
                 better = best_epoch == 0 or sign * record[metric] > sign * history[best_epoch - 1][metric]
+                history.append(record)
                 if better:
-                    best, best_epoch = jax.tree.map(jnp.copy, state.params), epoch + 1
-                shown.done(record, better)
-                if patience is not None and epoch + 1 - best_epoch >= patience:
+                    best_epoch = epoch + 1
+                    best = Best(jax.tree.map(jnp.copy, state.params), jnp.full_like(best.epoch, best_epoch))
+                state = run.turn(state)
+                run.watch.epoch_ends(record, better)
+                run.save(state, best, history, is_best=better)
+                if stop.asked:
                     break
-        except KeyboardInterrupt:
-            interrupted = True
-    return Fitted(best, tuple(history), best_epoch, interrupted)
+        except KeyboardInterrupt:  # a second one, or one that came from elsewhere
+            stop.asked, state = True, None
+        finally:
+            run.watch.end()
+        if snapshots is not None:
+            snapshots.wait()
+    return Fitted(best.params, tuple(history), best_epoch, stop.asked, state)
 
 
-class _Shown:
-    """Progress on a console: a bar on a terminal, a line an epoch elsewhere, nothing without one."""
+class _Run:
+    """What does not change over the epochs of a run."""
 
-    def __init__(self, console: Console | None, epochs: int):
-        self.console, self.epochs, self.bar, self.measured = console, epochs, None, ""
-        if console is not None and console.is_terminal:
-            self.bar = Progress(
-                TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[text]}"),
-                TimeElapsedColumn(),
-                TimeRemainingColumn(),
-                console=console,
-                transient=True,
+    def __init__(self, step, named, bad_steps, watch, snapshots, save_every, about, turn):
+        self.step, self.turn, self.named, self.bad_steps = step, turn, named, bad_steps
+        self.watch, self.snapshots, self.save_every, self.about = watch, snapshots, save_every, about
+
+    def epoch(self, state, best, history, epoch, batches, place, count, stop):
+        """The rest of an epoch: the state after it, and the tokens that were in it."""
+        today = batches(epoch)
+        if not (hasattr(today, "__len__") and hasattr(today, "__getitem__")):
+            raise TypeError(f"batches({epoch}) should have a length and an index, got {type(today).__name__}")
+        n = len(today)
+        if n == 0:
+            raise ValueError(f"batches({epoch}) should give at least one batch, got none")
+        first, number, total = int(state.batch), int(state.step), 0
+        self.watch.epoch_begins(epoch, n, first)
+
+        def make(k):
+            batch = today[k]
+            return place(batch), count(batch) if count else 0
+
+        # A report is read when the step after it has been asked for, so that the device never waits for Python.
+        unread: deque = deque()
+        for k, (batch, tokens) in ahead(make, range(first, n)):
+            state, report = self.step(state, batch)
+            number, total = number + 1, total + tokens
+            unread.append((epoch, k, number, tokens, report))
+            if len(unread) > 1:
+                self._read(unread.popleft())
+            if stop.asked:
+                break
+            if self.save_every and number % self.save_every == 0 and k < n - 1:
+                self.save(state, best, history)
+        while unread:
+            self._read(unread.popleft())
+        return state, total
+
+    def save(self, state, best, history, is_best=False):
+        """A snapshot, where there is a place for it."""
+        if self.snapshots is not None:
+            about = self.about | {"history": history}
+            self.snapshots.save(int(state.step), state._replace(best=best), about, best=is_best)
+
+    def _read(self, unread):
+        epoch, k, number, tokens, report = unread
+        loss, bad = float(report.loss), int(report.in_a_row)
+        self.watch.stepped(epoch, number, loss, bad == 0, tokens)
+        if bad >= self.bad_steps:
+            places = ["the loss", *(f"the gradient of {name}" if name else "the gradient" for name in self.named)]
+            wrong = [place for place, fine in zip(places, np.asarray(report.finite), strict=True) if not fine]
+            if len(wrong) > 5:
+                wrong = [*wrong[:5], f"{len(wrong) - 5} more"]
+            raise FloatingPointError(
+                f"step {number} (epoch {epoch + 1}, batch {k}) is number {bad} in a row that is not finite in "
+                f"{', '.join(wrong)}; params are those after step {number - bad}. Try a lower learning rate, or a "
+                "bound on the norm of the gradient"
             )
 
-    def __enter__(self):
-        if self.bar:
-            self.bar.start()
-            self.task = self.bar.add_task("", epoch=0, epochs=self.epochs, text="")
-        return self
 
-    def __exit__(self, *_):
-        if self.bar:
-            self.bar.stop()
+def _check(key, epochs, patience, bad_steps, mesh, specs, snapshots, save_every, resume):
+    checks.key("key", key)
+    checks.size("epochs", epochs)
+    checks.size("bad_steps", bad_steps)
+    for name, given in (("patience", patience), ("save_every", save_every)):
+        if given is not None:
+            checks.size(name, given)
+    if mesh is not None and (not isinstance(mesh, jax.sharding.Mesh) or len(mesh.axis_names) != 1):
+        raise TypeError(f"mesh should be a jax.sharding.Mesh of one axis, got {checks.show(mesh)}")
+    if specs is not None and mesh is None:
+        raise ValueError("specs say how params are split over the devices of a mesh, and mesh is None")
+    if snapshots is None:
+        if resume or save_every is not None:
+            raise ValueError(f"{'resume' if resume else 'save_every'} needs snapshots, got None")
+    elif not isinstance(snapshots, Snapshots):
+        raise TypeError(f"snapshots should be a Snapshots, got {checks.show(snapshots)}")
+    elif snapshots.steps() and not checks.flag("resume", resume):
+        raise ValueError(
+            f"{snapshots.folder} holds snapshots of a run: give resume=True to go on with it, or another folder"
+        )
 
-    def epoch(self, epoch: int, batches: Sequence[Any]) -> Iterable[Any]:
-        if self.bar:
-            # The time left is that of the whole run, so the bar counts the steps of all epochs.
-            n = len(batches)
-            self.bar.update(self.task, total=n * self.epochs, completed=n * epoch, epoch=epoch + 1)
-        return batches
 
-    def advance(self, losses: list, tokens_per_second: float) -> None:
-        if self.bar:
-            # Only now and then: reading a loss waits for its step, and steps should queue up behind one another.
-            if len(losses) % 16 == 1:
-                text = f"loss {float(losses[-1]):.4f}"
-                text += f", {tokens_per_second:,.0f} tokens/s" if tokens_per_second else ""
-                text += self.measured
-                self.bar.update(self.task, text=text)
-            self.bar.advance(self.task)
+def _go_on(snapshots, state, about):
+    """The state and the history of the last snapshot."""
+    loaded = snapshots.load(state)
+    if not isinstance(loaded.about, dict) or loaded.about.keys() != {"run", "history"}:
+        raise ValueError(f"{snapshots.folder} holds snapshots that are not of a run of fit")
+    before = loaded.about["run"]
+    if before != about:
+        changed = f"{before!r} and now {about!r}"
+        if isinstance(before, dict) and isinstance(about, dict):
+            names = [name for name in before | about if before.get(name) != about.get(name)]
+            changed = ", ".join(f"{name} was {before.get(name)!r} and is now {about.get(name)!r}" for name in names)
+        raise ValueError(f"{snapshots.folder} holds snapshots of another run: {changed}")
+    return loaded.state, loaded.about["history"]
 
-    def done(self, record: dict[str, float], better: bool) -> None:
-        known = ("epoch", "seconds", "tokens_per_second")
-        self.measured = "".join(f", {name} {v:.4f}" for name, v in record.items() if name not in (*known, "loss"))
-        if self.console:
-            parts = [f"{name} {value:.4f}" for name, value in record.items() if name not in known]
-            if "tokens_per_second" in record:
-                parts.append(f"{record['tokens_per_second']:,.0f} tokens/s")
-            line = f"epoch {record['epoch']:>3}/{self.epochs}  " + "  ".join(parts) + f"  {record['seconds']:.1f} s"
-            self.console.print(line + ("  best" if better else ""), highlight=False)
+
+def _record(state, evaluate, metric):
+    """What an epoch came to."""
+    steps, skipped = int(state.batch), int(state.skipped)
+    if steps == skipped:
+        raise FloatingPointError(
+            f"no batch of epoch {int(state.epoch) + 1} had a finite loss and gradient: try a lower learning rate"
+        )
+    record: dict[str, Any] = {
+        "epoch": int(state.epoch) + 1,
+        "step": int(state.step),
+        "loss": float(state.loss_sum) / (steps - skipped),
+        "skipped": skipped,
+    }
+    measured = evaluate(state.params) if evaluate else {}
+    record |= {name: float(value) for name, value in measured.items()}
+    if metric not in ("loss", *measured):
+        raise ValueError(f"metric should be one of {', '.join(('loss', *measured))}, got {metric!r}")
+    return record
+
+
+def _next_epoch(state):
+    zero = jnp.zeros_like
+    return state._replace(
+        epoch=state.epoch + 1, batch=zero(state.batch), loss_sum=zero(state.loss_sum), skipped=zero(state.skipped)
+    )
+
+
+def _shardings(state, optimizer, mesh, specs):
+    """Where each leaf of the state is to be: copied to all devices, or for params as `specs` say; what the optimizer
+    keeps for a weight is where the weight is."""
+    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    where = jax.tree.map(lambda _: everywhere, state)
+    if specs is None:
+        return where
+
+    def is_spec(x):
+        return isinstance(x, jax.sharding.PartitionSpec)
+
+    try:
+        params = jax.tree.map(
+            lambda spec, part: jax.tree.map(lambda _: jax.sharding.NamedSharding(mesh, spec), part),
+            specs,
+            state.params,
+            is_leaf=is_spec,
+        )
+    except ValueError as error:
+        raise ValueError(f"specs should be a PartitionSpec for each leaf of the params, or a prefix: {error}") from None
+    kept = optax.tree_utils.tree_map_params(
+        optimizer, lambda _, spot: spot, state.optimizer, params, transform_non_params=lambda _: everywhere
+    )
+    return where._replace(params=params, optimizer=kept, best=where.best._replace(params=params))
+
+
+def _by_rows(mesh):
+    """A batch split over the devices of a mesh."""
+
+    def place(batch):
+        return devices.split_batch(batch, devices=mesh)
+
+    return place

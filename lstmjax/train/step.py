@@ -1,0 +1,146 @@
+"""One step of training around any loss and any optax optimizer; what is not finite never reaches the weights."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lstmjax import checks, leaves
+
+Array = jax.Array
+
+
+class Best(NamedTuple):
+    """The best of a run so far."""
+
+    params: Any
+    epoch: Array  # int32, counted from 1; 0: none yet
+
+
+class State(NamedTuple):
+    """All that changes from step to step, and where in the data a run stands: what a run goes on from."""
+
+    params: Any
+    optimizer: Any  # optax's state
+    key: Array
+    step: Array  # int32: batches seen
+    epoch: Array  # int32, counted from 0
+    batch: Array  # int32: batches of this epoch seen, so the index of the next
+    loss_sum: Array  # float, over the batches of this epoch whose loss and gradients were finite
+    skipped: Array  # int32: batches of this epoch that were not
+    in_a_row: Array  # int32: how many of the last batches were not
+    best: Best | None = None
+
+
+class Report(NamedTuple):
+    """What a step says of itself."""
+
+    loss: Array  # before the step
+    finite: Array  # bool [1 + leaves]: of the loss, then of the gradient of each leaf of the params, in order
+    in_a_row: Array  # int32: of the state after it
+
+
+def init_state(params: Any, optimizer: optax.GradientTransformation, key: Array) -> State:
+    """The state before the first step."""
+    with jax.numpy_dtype_promotion("standard"):
+        opened = optimizer.init(params)
+    # An array each: a step donates its state, and no buffer can be given away twice.
+    step, epoch, batch, skipped, in_a_row = (jnp.zeros((), jnp.int32) for _ in range(5))
+    return State(params, opened, key, step, epoch, batch, jnp.zeros((), jnp.result_type(float)), skipped, in_a_row)
+
+
+def make_step(
+    loss: Callable[[Any, Any, Array], Array], optimizer: optax.GradientTransformation, *, accumulate: int = 1
+) -> Callable[[State, Any], tuple[State, Report]]:
+    """A pure step, to be jitted once by whoever calls it: `jax.jit(make_step(loss, optimizer), donate_argnums=0)`.
+
+        g = mean over parts of dloss(params, part, key)/dparams
+        params, optimizer = optimizer(g) if loss and g are finite, else as they were
+
+    A batch whose loss or gradient is not finite changes neither params nor the optimizer's state; it is counted in
+    `skipped` and `in_a_row`, and the step number goes on. The check is on the gradient as it comes, before any clipping
+    in the optimizer's chain spreads a NaN over all leaves.
+
+    Args:
+      loss: (params, batch, key) -> scalar.
+      optimizer: any optax chain.
+      accumulate: parts that a batch is cut into along the first axis of each leaf, to be run one after the other in a
+        part of the memory; loss and gradient are the means of theirs.
+
+    Returns:
+      (state, batch) -> (state, `Report`).
+
+    Raises:
+      TypeError, ValueError: naming the argument; when traced, a batch that `accumulate` does not divide.
+
+    >>> step = make_step(lambda w, batch, key: (w - batch) ** 2, optax.sgd(0.25))
+    >>> state, report = step(init_state(jnp.float32(0), optax.sgd(0.25), jax.random.key(0)), jnp.float32(2))
+    >>> float(report.loss), float(state.params)
+    (4.0, 1.0)
+    >>> state, report = step(state, jnp.float32(jnp.nan))
+    >>> float(state.params), int(state.skipped)
+    (1.0, 1)
+    """
+    checks.size("accumulate", accumulate)
+    gradient = jax.value_and_grad(loss)
+    if accumulate > 1:
+        gradient = _in_parts(gradient, accumulate)
+
+    def step(state: State, batch: Any) -> tuple[State, Report]:
+        key = jax.random.fold_in(state.key, state.step)
+        value, gradients = gradient(state.params, batch, key)
+        if jnp.ndim(value):
+            raise ValueError(f"loss should give a scalar, got shape {jnp.shape(value)}")
+        finite = leaves.finite((value, gradients))
+        ok = finite.all()
+        # optax counts on promotion, also where a caller has set JAX to be strict about it.
+        with jax.numpy_dtype_promotion("standard"):
+            updates, opened = optimizer.update(gradients, state.optimizer, state.params)
+            params = optax.apply_updates(state.params, updates)
+            total = state.loss_sum + jnp.where(ok, value, 0)
+        params, opened = jax.tree.map(
+            lambda new, old: jnp.where(ok, new, old), (params, opened), (state.params, state.optimizer)
+        )
+        bad = 1 - ok.astype(jnp.int32)
+        in_a_row = (state.in_a_row + bad) * bad
+        state = state._replace(
+            params=params,
+            optimizer=opened,
+            step=state.step + 1,
+            batch=state.batch + 1,
+            loss_sum=total.astype(state.loss_sum.dtype),
+            skipped=state.skipped + bad,
+            in_a_row=in_a_row,
+        )
+        return state, Report(value, finite, in_a_row)
+
+    return step
+
+
+def _in_parts(gradient, n):
+    """`gradient` of a batch as the mean over n parts of it."""
+
+    def cut(path, rows):
+        shape = jnp.shape(rows)
+        if not shape or shape[0] % n:
+            name = "batch" + jax.tree_util.keystr(path)
+            raise ValueError(f"{name} should have a first axis that accumulate = {n} divides, got shape {shape}")
+        # Row k goes into part k mod n, so that rows split over devices stay where they are.
+        return jnp.moveaxis(jnp.reshape(rows, (shape[0] // n, n, *shape[1:])), 1, 0)
+
+    def accumulated(params, batch, key):
+        parts = jax.tree_util.tree_map_with_path(cut, batch)
+
+        def add(total, part_and_key):
+            part, key = part_and_key
+            return jax.tree.map(jnp.add, total, gradient(params, part, key)), None
+
+        keys = jax.random.split(key, n)
+        first = jax.tree.map(lambda rows: rows[0], parts)
+        zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(gradient, params, first, keys[0]))
+        total, _ = jax.lax.scan(add, zeros, (parts, keys))
+        return jax.tree.map(lambda a: a / n, total)
+
+    return accumulated
