@@ -39,7 +39,7 @@ class Rival(NamedTuple):
     build: Callable  # (case, dtype) -> Implementation
     lacks: Callable = lambda case, dtype: None  # (case, dtype) -> why it has none for these, or None
     dtype: str | None = None  # of its products, whatever that of the others
-    slow: bool = False  # to compile, so that it runs only where it is named
+    asked: bool = False  # whether it runs only where it is named: it compiles for minutes, or is there for one figure
 
 
 def absence(rival: Rival, case, dtype: str) -> str | None:
@@ -48,12 +48,13 @@ def absence(rival: Rival, case, dtype: str) -> str | None:
     return f"{', '.join(missing)} not installed" if missing else rival.lacks(case, dtype)
 
 
-def _lstmjax(case, dtype, backend, split=False):
+def _lstmjax(case, dtype, backend, split=False, residuals=None):
     def run(layers, states, xs, lengths):
         pair = lstmjax.Bidirectional if case.variant == "bidirectional" else lambda only: only
         params = tuple(pair(*(lstmjax.LSTMParams(*layer) for layer in layers_k)) for layers_k in layers)
         state = tuple(pair(*(lstmjax.LSTMState(*state) for state in states_k)) for states_k in states)
-        state, ys = lstmjax.run(params, xs, state, lengths=lengths, backend=backend, compute_dtype=_compute(dtype))
+        how = dict(backend=backend, compute_dtype=_compute(dtype), residuals=residuals)
+        state, ys = lstmjax.run(params, xs, state, lengths=lengths, **how)
         return Outputs(ys, tuple(each if type(each) is lstmjax.Bidirectional else (each,) for each in state))
 
     made = _jax(run, own=lambda layer: layer, ours=lambda layer: layer)
@@ -309,6 +310,7 @@ RIVALS = {
     "lstmjax": Rival(("lstmjax",), partial(_lstmjax, backend=None)),
     "lstmjax-scan": Rival(("lstmjax",), partial(_lstmjax, backend="scan")),
     "lstmjax-fused": Rival(("lstmjax",), partial(_lstmjax, backend="fused")),
+    "lstmjax-outputs": Rival(("lstmjax",), partial(_lstmjax, backend="fused", residuals="outputs"), asked=True),
     "lstmjax-bfloat16": Rival(
         ("lstmjax",),
         partial(_lstmjax, backend=None),
@@ -322,7 +324,7 @@ RIVALS = {
     "haiku": Rival(("haiku",), _haiku, _haiku_lacks),
     "keras": Rival(("keras",), _keras),
     "torch": Rival(("torch",), _torch, _torch_lacks),
-    "torch-compile": Rival(("torch",), partial(_torch, traced=True), _torch_compile_lacks, slow=True),
+    "torch-compile": Rival(("torch",), partial(_torch, traced=True), _torch_compile_lacks, asked=True),
 }
 
 

@@ -248,6 +248,43 @@ def test_compute_dtype_is_that_of_the_products(cell, backend):
                 assert "xf32>" in result
 
 
+@pytest.mark.parametrize("batch", [1, 4])
+def test_a_row_in_bfloat16_is_written_in_place(batch):
+    """XLA for a CPU updates bfloat16 buffers in float32, all of them for one row: such a loop is quadratic in time."""
+    params = jax.eval_shape(lambda: lstmjax.init_lstm(jax.random.key(0), 2, 8))
+    xs = jax.ShapeDtypeStruct((30, batch, 2), jnp.float32)
+
+    def loss(params, xs):
+        return lstmjax.run(params, xs, backend="fused", compute_dtype="bfloat16")[1].sum()
+
+    program = jax.jit(jax.grad(loss, (0, 1))).lower(params, xs).compile().as_text()
+    assert "dynamic-update-slice" in program
+    assert not re.findall(r"= bf16.*dynamic-update-slice", program)
+
+
+@pytest.mark.parametrize("residuals", ["gates", "outputs"])
+def test_a_single_row_in_bfloat16_is_rounded_as_any_other(residuals):
+    """On a CPU it is multiplied in float32, but by operands rounded to bfloat16: the run is that of scan, not the one
+    without rounding."""
+    p = problem("lstm", batch=(1,))
+    options = dict(compute_dtype="bfloat16")
+
+    def both(xs, **options):
+        def loss(params):
+            return reference.scalar(*lstmjax.run(params, xs, p.state, **options))
+
+        return jax.jit(jax.value_and_grad(loss))(p.params)
+
+    # One step, so that no rounding of h that falls on the other side has steps to grow in.
+    ours, scans = (
+        both(p.xs[:1], **options | more) for more in (dict(backend="fused", residuals=residuals), dict(backend="scan"))
+    )
+    exact = both(p.xs[:1], backend="scan")
+    chex.assert_trees_all_close(ours[0], scans[0], atol=1e-7)
+    assert abs(float(ours[0] - exact[0])) > 1e-5
+    chex.assert_trees_all_close(ours[1], scans[1], rtol=2e-2, atol=1e-3)
+
+
 @both_directions
 @pytest.mark.parametrize("residuals", ["gates", "outputs"])
 def test_recurrent_dropout_equals_scan(x64, residuals, reverse):

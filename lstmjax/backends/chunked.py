@@ -168,7 +168,6 @@ def backward(dhs, dh, dc, w_x, w_h, b, xs, h0, c0, *rest, config, wrt, lanes=1, 
                 valid = chunks.valid(t, lane)
                 if valid is not None:
                     dz_t = jnp.where(valid, dz_t, 0)
-                dz_t = dz_t.astype(dz.dtype)
                 dh_t = chunks.dropped(_back(dz_t, held_h, h_back, config, wide, widen), lane)
                 if valid is not None:
                     dh_t, dc_t = jnp.where(valid, dh_t, dh), jnp.where(valid, dc_t, dc)
@@ -198,7 +197,9 @@ def backward(dhs, dh, dc, w_x, w_h, b, xs, h0, c0, *rest, config, wrt, lanes=1, 
     dxs = [_empty(xs.shape, xs.dtype, xs)] * want_x
     dh, dc = ([s[lane] for lane in cut] for s in (dh, dc))
     d0 = [[jnp.zeros_like(s) for s in pair] for pair in zip(dh, dc, strict=True) if chunks.reset is not None]
-    carry = (dh, dc, _empty((K, B, 4 * H), config.dtype, xs), sums, dxs, d0)
+    # dz is kept in `wide` and rounded where it is multiplied: XLA for a CPU has no bfloat16, and writes all of such a
+    # buffer anew for a row of it.
+    carry = (dh, dc, _empty((K, B, 4 * H), wide, xs), sums, dxs, d0)
     dh, dc, _, sums, dxs, d0 = chunks.loop(chunk_body, carry, down=not config.reverse)
     dh, dc = _joined(dh), _joined(dc)
     if d0:
