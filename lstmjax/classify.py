@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import optax
 
-from lstmjax import checkpoint, checks, metrics, text, train
+from lstmjax import checkpoint, checks, metrics, text, train, vectors
 from lstmjax.batches import Batches
 from lstmjax.models import classifier
 
@@ -28,7 +28,9 @@ class Recipe(NamedTuple):
     vocabulary: int = 20000
     min_count: int = 1
     cell: str = "lstm"
-    embedding: int = 64
+    embedding: int = 64  # features of a word; with vectors, their width
+    vectors: str = ""  # file of word vectors to begin with (`vectors.read`)
+    tune_vectors: bool = True  # False: the words that were in that file keep their vectors
     hidden: tuple[int, ...] = (64,)
     bidirectional: bool = True
     pooling: str = "mean"
@@ -142,6 +144,7 @@ def fit(
     if mesh is not None and recipe.batch_size % mesh.size:
         raise ValueError(f"batch_size should be one that {mesh.size} devices divide, got {recipe.batch_size}")
     task = _Task(training, dev, recipe)
+    recipe = task.model.recipe
     params, key = task.begin(recipe)
     fitted = train.fit(
         partial(_loss, options=_options(recipe)),
@@ -200,6 +203,7 @@ def sweep(
     for one in recipes:
         _check_recipe(one)
     task = _Task(training, dev, recipe)
+    recipe = task.model.recipe
 
     def of(varied: dict[str, Any]) -> Recipe:
         return recipe._replace(**varied)
@@ -224,7 +228,7 @@ def sweep(
     )
     models = [
         task.model._replace(params=jax.tree.map(lambda a, k=k: a[k], swept.params), recipe=one)
-        for k, one in enumerate(recipes)
+        for k, one in enumerate(one._replace(embedding=recipe.embedding) for one in recipes)
     ]
     return models, swept
 
@@ -241,6 +245,16 @@ class _Task:
         bpe = text.BPE.train((t for t, _ in training), recipe.vocabulary) if recipe.tokens == "bpe" else None
         tokenised = [(bpe.tokenise if bpe else text.tokenise)(t) for t, _ in training]
         vocabulary = text.Vocabulary.count(tokenised, size=recipe.vocabulary, min_count=recipe.min_count)
+        self.known = None
+        if recipe.vectors:
+            found = vectors.read(recipe.vectors, wanted=vocabulary.words)
+            recipe = recipe._replace(embedding=found.array.shape[1])
+            rows, known = vectors.rows_of(found, vocabulary.decode(range(len(vocabulary))))
+            if not len(rows):
+                raise ValueError(
+                    f"{recipe.vectors} has a vector for none of the {len(vocabulary) - 2} words of the data"
+                )
+            self.known = rows, known
         self.model = Model(None, recipe, vocabulary, bpe, labels)  # type: ignore[arg-type]
         sequences = [vocabulary.encode(tokens) for tokens in tokenised]
         targets = _targets(self.model, training, "the training data")
@@ -259,11 +273,16 @@ class _Task:
     def begin(self, recipe):
         """Params and key of a model with this recipe."""
         k_init, k_train = jax.random.split(jax.random.key(recipe.seed))
-        return _init(k_init, recipe, len(self.model.vocabulary), len(self.model.labels)), k_train
+        params = _init(k_init, recipe, len(self.model.vocabulary), len(self.model.labels))
+        if self.known is not None:
+            rows, known = self.known
+            params = params._replace(embedding=params.embedding.at[:, rows].set(known))
+        return params, k_train
 
     def optimizer(self, recipe):
         """Of a model with this recipe."""
-        return _optimizer(recipe, self.steps)
+        frozen = None if self.known is None or recipe.tune_vectors else self.known[0]
+        return _optimizer(recipe, self.steps, frozen)
 
     def evaluate(self, params):
         """Of one model: loss and accuracy on the dev data."""
@@ -376,14 +395,20 @@ def _loss(params, batch, key, options):
     return jax.vmap(partial(classifier.loss, options=options), (0, None, 0))(params, batch, keys).mean()
 
 
-def _optimizer(recipe, steps):
+def _optimizer(recipe, steps, frozen=None):
     """AdamW for each member by itself. Adam does not feel that the mean of the losses makes gradients smaller, but
-    the bound on their norm would: it is made smaller with them."""
+    the bound on their norm would: it is made smaller with them. The `frozen` rows of the embedding stay as they are."""
     shape = optax.warmup_cosine_decay_schedule(0, 1, max(1, steps // 20), max(2, steps))
     one = optax.chain(
         optax.clip_by_global_norm(recipe.clip / recipe.members),
         optax.adamw(lambda count: recipe.learning_rate * shape(count), weight_decay=recipe.weight_decay),
     )
+    if frozen is not None:
+
+        def still(updates, params):
+            return updates._replace(embedding=updates.embedding.at[frozen].set(0))
+
+        one = optax.chain(one, optax.stateless(still))
     return optax.GradientTransformation(jax.vmap(one.init), jax.vmap(one.update))
 
 

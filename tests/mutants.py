@@ -1280,7 +1280,195 @@ AT_THE_DOOR = [
     ),
 ]
 
-MUTANTS = CELLS + OVER_TIME + FUSED + NOISE + AT_THE_DOOR
+TRAINING = [
+    *of(
+        "train/step.py",
+        (
+            "step-bad-applied",
+            "an update is made whatever the gradient is",
+            "jnp.where(ok, new, old)",
+            "new",
+            "test_train.py::test_a_bad_step_changes_nothing_and_is_counted",
+        ),
+        (
+            "step-loss-only",
+            "only the loss is looked at",
+            "ok = finite.all()",
+            "ok = finite[0]",
+            "test_train.py::test_a_gradient_that_is_not_finite_is_as_bad_as_a_loss",
+        ),
+        (
+            "step-in-a-row",
+            "bad steps are counted over good ones",
+            "(state.in_a_row + bad) * bad",
+            "state.in_a_row + bad",
+            "test_train.py::test_a_bad_step_changes_nothing_and_is_counted",
+        ),
+        (
+            "step-parts-summed",
+            "the parts of a batch are summed",
+            "lambda a: a / n, total",
+            "lambda a: a, total",
+            "test_train.py::test_parts_of_a_batch_give_the_gradient_of_the_whole",
+        ),
+        (
+            "step-one-key",
+            "all steps have one key",
+            "jax.random.fold_in(state.key, state.step)",
+            "jax.random.fold_in(state.key, 0)",
+            "test_train.py::test_each_step_has_its_own_key",
+        ),
+    ),
+    *of(
+        "train/loop.py",
+        (
+            "fit-resume-epoch",
+            "a run that goes on begins the epoch anew",
+            "first, number, total = int(state.batch),",
+            "first, number, total = 0,",
+            "test_train.py::test_sigterm_saves_and_a_new_run_goes_on_to_the_same_bits",
+        ),
+        (
+            "fit-history-lost",
+            "a run that goes on forgets its history",
+            "return loaded.state, history",
+            "return loaded.state, []",
+            "test_train.py::test_a_run_that_is_over_is_handed_back",
+        ),
+        (
+            "fit-other-run",
+            "a run goes on with the snapshots of another",
+            "    if before != about:",
+            "    if False:",
+            "test_train.py::test_another_run_is_not_gone_on_with",
+        ),
+        (
+            "fit-never-ends",
+            "bad steps in a row never end a run",
+            "if bad >= self.bad_steps:",
+            "if bad >= 10 * self.bad_steps:",
+            "test_train.py::test_so_many_bad_steps_in_a_row_end_it",
+        ),
+        (
+            "fit-mean-of-all",
+            "the loss of an epoch is divided by skipped steps too",
+            "float(state.loss_sum) / (steps - skipped)",
+            "float(state.loss_sum) / steps",
+            "test_train.py::test_a_run_goes_on_past_bad_steps_and_counts_them",
+        ),
+        (
+            "fit-best-is-last",
+            "every epoch is the best",
+            "                    best_epoch == 0 or sign",
+            "                    True or sign",
+            "test_train.py::test_fit_keeps_the_best_epoch_and_stops_early",
+        ),
+    ),
+    *of(
+        "train/snapshots.py",
+        (
+            "snapshot-unverified",
+            "the bytes of a snapshot are not looked at",
+            'if hashlib.file_digest(file, "sha256").hexdigest() != digest:',
+            "if False:",
+            "test_snapshots.py::test_the_leaf_of_a_harmed_file_is_named",
+        ),
+        (
+            "snapshot-planted",
+            "a file that was put into a snapshot is not noticed",
+            'for name in there.keys() - record["files"].keys():',
+            "for name in ():",
+            "test_snapshots.py::test_a_file_that_was_put_there_is_refused",
+        ),
+        (
+            "snapshot-not-finite",
+            "what is not finite is saved",
+            "if not is_fine:",
+            "if False:",
+            "test_snapshots.py::test_what_is_not_finite_is_not_saved",
+        ),
+        (
+            "snapshot-best-forgotten",
+            "the best snapshot is removed as any other",
+            "if step != best:",
+            "if True:",
+            "test_snapshots.py::test_the_last_and_the_best_are_kept",
+        ),
+        (
+            "snapshot-about-later",
+            "what is said of a snapshot is read when it is written, not when it is saved",
+            "about = json.loads(json.dumps(about, allow_nan=False))",
+            "json.dumps(about, allow_nan=False)",
+            "test_snapshots.py::test_what_is_given_may_change_as_soon_as_save_returns",
+        ),
+        (
+            "snapshot-kinds",
+            "shapes and dtypes are not compared",
+            "if kinds[name] != wanted[name]:",
+            "if False:",
+            "test_snapshots.py::test_another_state_is_refused",
+        ),
+    ),
+    *of(
+        "train/sweeps.py",
+        (
+            "sweep-one-setting",
+            "all models of a sweep have settings of 0",
+            "def step(one, state, batch):",
+            "def step(one, state, batch):\n        one = {name: 0 * value for name, value in one.items()}",
+            "test_sweeps.py::test_one_that_is_not_finite_stands_still_and_disturbs_no_other",
+        ),
+        (
+            "sweep-best-of-last",
+            "the best model of a sweep is that of the last epoch",
+            "return int(scores.max(0).argmax())",
+            "return int(scores[-1].argmin())",
+            "test_sweeps.py::test_one_that_is_not_finite_stands_still_and_disturbs_no_other",
+        ),
+    ),
+    *of(
+        "train/watch.py",
+        (
+            "log-cut-line",
+            "a line that a kill cut short is written on",
+            "_mend(self.log)",
+            "self.log.touch()",
+            "test_train.py::test_the_log_has_each_step_once_also_after_a_new_start",
+        ),
+    ),
+    *of(
+        "batches.py",
+        (
+            "batches-one-order",
+            "every epoch has the same order",
+            'np.random.default_rng((self.seed, checks.size("epoch", epoch, least=0)))',
+            "np.random.default_rng((self.seed, 0))",
+            "test_train.py::test_batches_are_a_function_of_seed_and_epoch",
+        ),
+    ),
+    *of(
+        "vectors.py",
+        (
+            "vectors-shifted",
+            "the numbers of a binary file are read a byte off",
+            'name.decode("utf-8", "replace").lstrip("\\n")',
+            'name.decode("utf-8", "replace")',
+            "test_vectors.py::test_every_form_gives_the_same_vectors",
+        ),
+    ),
+    *of(
+        "backends/chunked.py",
+        (
+            "fused-widen-exact",
+            "a row in bfloat16 is not rounded where it is multiplied as float32",
+            "return lax.reduce_precision(x.astype(wide), kind.nexp, kind.nmant)",
+            "return x.astype(wide)",
+            "test_backends.py::test_a_single_row_in_bfloat16_is_rounded_as_any_other",
+        ),
+    ),
+]
+
+MUTANTS = CELLS + OVER_TIME + FUSED + NOISE + AT_THE_DOOR + TRAINING
 
 # --- breaking and running --------------------------------------------------------------------------------------------
 

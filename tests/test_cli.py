@@ -123,6 +123,9 @@ def test_bad_data_is_a_sentence_and_status_2(tmp_path, capsys, content, says):
         (["train", "--batch-size", "0"], "batch_size should be"),
         (["train", "--patience", "0"], "patience should be"),
         (["train", "--clip", "0"], "clip should be"),
+        (["train", "--vectors", "/nonexistent"], "is no file"),
+        (["train", "--save-every", "0"], "save_every should be"),
+        (["train", "--sweep", "lr"], "a sweep should be of the form"),
         (["train", "--dropout", "1.5"], "dropout should be"),
         (["train", "--pooling", "sum"], "pooling should be one of"),
         (["train", "--cell", "mgu"], "cell should be one of"),
@@ -180,3 +183,50 @@ def test_the_embedded_sample_is_what_it_says():
         assert np.mean(chinese) == np.mean(positive) == 0.5
     with pytest.raises(ValueError, match="split should be one of"):
         classify.sample("all")
+
+
+def test_a_run_that_was_stopped_goes_on(data, tmp_path, capsys):
+    """SIGTERM in the middle; the same command refuses to begin anew, and with --resume ends as one that was not cut."""
+    command = ["train", "--data", str(data), "--out", str(tmp_path / "m"), *QUICK, "--members", "1", "--patience", "9"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lstmjax", *command, "--save-every", "5"], stdout=subprocess.PIPE, text=True
+    )
+    said = ""
+    while "epoch   3/" not in said:
+        line = process.stdout.readline()
+        assert line, said
+        said += line
+    process.terminate()
+    said += process.communicate(timeout=60)[0]
+    assert process.returncode == 130
+    assert "the same command with --resume goes on from" in said
+    assert cli.main(command) == 2
+    assert "holds a run that was not finished: --resume goes on with it" in capsys.readouterr().err
+    assert cli.main([*command, "--learning-rate", "0.1", "--resume"]) == 2
+    assert "learning_rate was 0.02 and is now 0.1" in capsys.readouterr().err
+    assert cli.main([*command, "--resume"]) == 0
+    assert "Saved to" in capsys.readouterr().out
+    assert [p.name for p in (tmp_path / "m.run").iterdir()] == ["log.jsonl"]
+    whole = [*command[:4], str(tmp_path / "whole"), *command[5:]]
+    assert cli.main(whole) == 0
+    one, two = (classify.load(tmp_path / name).params for name in ("m", "whole"))
+    np.testing.assert_array_equal(one.embedding, two.embedding)
+    assert cli.main(["plot", str(tmp_path / "m"), str(tmp_path / "whole.run"), "--out", str(tmp_path / "c.png")]) == 0
+    assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
+    assert cli.main(["plot", str(tmp_path)]) == 2
+    assert "it is no run" in capsys.readouterr().err
+
+
+def test_a_sweep_ends_with_a_table_and_the_best_model(data, tmp_path, capsys):
+    out = tmp_path / "m"
+    options = ["--epochs", "3", "--members", "1", *QUICK[2:-2]]
+    assert cli.main(["train", "--data", str(data), "--out", str(out), "--sweep", "lr=1e-6,0.03", *options]) == 0
+    said = capsys.readouterr().out
+    assert "learning_rate" in said
+    assert "best epoch" in said
+    assert classify.load(out).recipe.learning_rate == 0.03
+    assert (tmp_path / "m.run" / "sweep.png").is_file()
+    assert cli.main(["train", "--sweep", "hidden=3", "--data", str(data), "--out", str(out)]) == 2
+    assert "a setting of the sweep should be one of" in capsys.readouterr().err
+    assert cli.main(["train", "--devices", "3", "--data", str(data), "--out", str(out)]) == 2
+    assert "devices should be from 1 to" in capsys.readouterr().err

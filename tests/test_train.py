@@ -1,5 +1,6 @@
 """Steps, the loop around them, and what ends it."""
 
+import functools
 import io
 import json
 
@@ -11,8 +12,11 @@ import optax
 import pytest
 from rich.console import Console
 
+import lstmjax
 from lstmjax import classify, train
-from lstmjax.train import loop
+from lstmjax.batches import Batches, check_labels, check_sequences
+from lstmjax.train import feed, loop
+from lstmjax.train.summary import flops
 from tests import kill
 
 RECORDS = [
@@ -83,9 +87,9 @@ def test_progress_is_plain_lines_without_a_terminal_and_a_bar_on_one():
     plain = io.StringIO()
     _fit(watch=train.Watch(Console(file=plain, width=200)), count=lambda b: 2)
     lines = plain.getvalue().splitlines()
-    assert len(lines) == 5
-    assert "loss" in lines[0]
-    assert "tokens/s" in lines[0]
+    assert len(lines) == 6
+    assert lines[0].startswith("1 params, state 0.0 MiB, ")
+    assert all("loss" in line and "tokens/s" in line for line in lines[1:])
     assert "\x1b" not in plain.getvalue()
     bar = io.StringIO()
     _fit(watch=train.Watch(Console(file=bar, width=200, force_terminal=True)), count=lambda b: 2)
@@ -304,3 +308,134 @@ def test_one_trace_over_many_steps():
 
     train.fit(loss, jnp.zeros(2), optax.adam(0.1), lambda e: [np.ones(2)] * 25, key=jax.random.key(0), epochs=4)
     assert len(traced) == 1
+
+
+def test_the_summary_costs_no_second_compilation():
+    traced = []
+
+    def loss(w, batch, key):
+        traced.append(1)
+        return ((batch @ w) ** 2).mean()
+
+    said = io.StringIO()
+    train.fit(
+        loss,
+        jnp.zeros((4, 3)),
+        optax.sgd(0.1),
+        lambda e: [np.ones((5, 4), np.float32)] * 3,
+        key=jax.random.key(0),
+        epochs=2,
+        watch=train.Watch(Console(file=said, width=200)),
+    )
+    assert len(traced) == 1
+    assert said.getvalue().startswith("12 params, state 0.0 MiB, ")
+    # batch @ w, and its transpose: 2 * 5 * 4 * 3 each.
+    assert "240 FLOP a step" in said.getvalue()
+
+
+def test_the_flops_of_a_recurrent_step_are_those_of_its_products():
+    T, B, D, H = 7, 3, 5, 4
+    params = lstmjax.init_lstm(jax.random.key(0), D, H)
+    xs = jnp.ones((T, B, D))
+    once = 2 * T * B * (D + H) * 4 * H
+
+    def loss(params, xs, backend):
+        return lstmjax.run(params, xs, backend=backend)[1].sum()
+
+    for backend in ("scan", "fused"):
+        of = functools.partial(loss, backend=backend)
+        assert flops(jax.make_jaxpr(of)(params, xs)) == once
+        assert flops(jax.make_jaxpr(jax.grad(of, (0, 1)))(params, xs)) == pytest.approx(3 * once, rel=0.05)
+    many = jax.make_jaxpr(lambda ps, xs: jax.vmap(lambda p: lstmjax.run(p, xs)[1])(ps))
+    stacked = jax.tree.map(lambda a: jnp.stack([a, a]), params)
+    assert flops(many(stacked, xs)) == 2 * once
+
+
+def test_what_the_feed_cannot_make_is_raised_in_its_place():
+    def make(k):
+        if k == 2:
+            raise ValueError("no batch 2")
+        return k
+
+    fed = feed.ahead(make, range(5))
+    assert [next(fed), next(fed)] == [(0, 0), (1, 1)]
+    with pytest.raises(ValueError, match="no batch 2"):
+        next(fed)
+
+
+def test_tensorboard_gets_the_curves(tmp_path):
+    pytest.importorskip("tensorboardX")
+    _fit(watch=train.Watch(tensorboard=tmp_path / "tb"), evaluate=lambda p: {"accuracy": 0.5})
+    assert [path.name.startswith("events") for path in (tmp_path / "tb").iterdir()] == [True]
+
+
+def test_a_log_that_is_none_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="is no log of a run"):
+        train.read_log(tmp_path / "log.jsonl")
+    (tmp_path / "log.jsonl").write_text("mine\n{}\n")
+    with pytest.raises(ValueError, match="line 1 is no line of a log: 'mine'"):
+        train.read_log(tmp_path / "log.jsonl")
+    with pytest.raises(ValueError, match="every should be an int of at least 1"):
+        train.Watch(every=0)
+
+
+def test_batches_are_a_function_of_seed_and_epoch():
+    lengths = np.random.default_rng(0).integers(1, 30, 50)
+    make = lambda cut: (cut.length, tuple(cut.rows.tolist()))  # noqa: E731
+    one, two, other = (Batches(lengths, make, batch_size=8, buckets=3, seed=seed) for seed in (0, 0, 1))
+    assert list(one(3)) == list(two(3)) != list(one(4))
+    assert list(one(3)) != list(other(3))
+    for epoch in range(3):
+        assert sorted(row for _, rows in one(epoch) for row in rows) == list(range(50))
+        assert len(one(epoch)) == len(one(0))
+    assert one(5)[2] == list(one(5))[2]
+    with pytest.raises(ValueError, match="batch_size should be"):
+        Batches(lengths, make, batch_size=0)
+
+
+@pytest.mark.parametrize(
+    ("sequences", "vocabulary", "says"),
+    [
+        ([np.array([1, 2]), np.array([-1])], 5, r"sequences\[1\] should hold ids in \[0, 5\), got -1 at step 0"),
+        ([np.array([1.0])], 5, r"sequences\[0\] should be ids int\[T\], got float64\[1\]"),
+        (
+            [np.ones((2, 3)), np.array([[0, 1, np.nan]])],
+            None,
+            r"sequences\[1\] should hold finite numbers, got nan at step 0, feature 2",
+        ),
+        ([np.ones((2, 3)), np.ones((2, 4))], None, r"sequences\[1\] should be \[T, 3\], got shape \(2, 4\)"),
+        ([[1, 2]], 5, r"sequences\[0\] should be an array, got list"),
+    ],
+)
+def test_training_data_is_looked_at(sequences, vocabulary, says):
+    with pytest.raises((TypeError, ValueError), match=says):
+        check_sequences(sequences, vocabulary)
+
+
+def test_labels_are_looked_at():
+    check_labels(np.array([0, 1, 2]), 3)
+    with pytest.raises(ValueError, match=r"labels\[1\] should lie in \[0, 3\), got -1"):
+        check_labels([0, -1, 7], 3)
+    with pytest.raises(TypeError, match="labels should be ints"):
+        check_labels([0.5], 3)
+
+
+def test_an_epoch_whose_measure_is_not_finite_is_never_the_best(tmp_path):
+    scores = iter([float("nan"), 0.5, float("inf"), 0.4])
+    fitted = _saved(tmp_path, evaluate=lambda p: {"accuracy": next(scores)}, metric="accuracy", epochs=4)
+    assert fitted.best_epoch == 2
+    again = _saved(tmp_path, metric="accuracy", epochs=4, resume=True)
+    assert np.isnan(again.history[0]["accuracy"])
+    assert again.best_epoch == 2
+
+
+def test_several_devices_of_one_process_share_a_batch_in_rows():
+    mesh = lstmjax.devices.mesh(jax.devices()[:1])
+    batches = lambda e: [np.arange(6.0, dtype=np.float32).reshape(2, 3)]  # noqa: E731
+    one = train.fit(_loss, jnp.float32(0), optax.sgd(0.1), batches, key=jax.random.key(0), epochs=2, mesh=mesh)
+    two = train.fit(_loss, jnp.float32(0), optax.sgd(0.1), batches, key=jax.random.key(0), epochs=2)
+    np.testing.assert_allclose(one.params, two.params, rtol=1e-6)
+    with pytest.raises(ValueError, match="specs say how params are split over the devices of a mesh, and mesh is None"):
+        _fit(specs=jax.sharding.PartitionSpec())
+    with pytest.raises(TypeError, match=r"mesh should be a jax\.sharding\.Mesh of one axis, got int 2"):
+        _fit(mesh=2)

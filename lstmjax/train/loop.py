@@ -1,5 +1,6 @@
 """The loop around a step: epochs, evaluation, snapshots to go on from, and what ends a run."""
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ from lstmjax.train.feed import ahead
 from lstmjax.train.snapshots import Snapshots
 from lstmjax.train.step import Best, State, init_state, make_step
 from lstmjax.train.stop import Stop
+from lstmjax.train.summary import summarise
 from lstmjax.train.watch import Watch
 
 Array = jax.Array
@@ -65,7 +67,8 @@ def fit(
       epochs: at most so many passes.
       evaluate: params -> measures, e.g. on held-out data; they stand in the record of the epoch beside "loss", the
         mean over the epoch's steps, "skipped", how many of these were not finite, and "step".
-      metric: the measure that decides which epoch is best: the least if its name ends in "loss", else the greatest.
+      metric: the measure that decides which epoch is best: the least if its name ends in "loss", else the greatest;
+        never one that is not finite.
       patience: stop after so many epochs without a better one; None never does.
       accumulate: parts of a batch, run one after the other (`make_step`).
       bad_steps: so many steps in a row whose loss or gradient is not finite end the run; each of them leaves params and
@@ -84,7 +87,9 @@ def fit(
       watch: where the run is shown; None is quiet.
 
     Returns:
-      `Fitted`. Ctrl-C and SIGTERM end the run after the step that is under way; a second Ctrl-C ends it at once.
+      `Fitted`. Ctrl-C and SIGTERM end the run after the step that is under way; a second Ctrl-C ends it at once. Of
+      several processes each would stop at a step of its own, so there they end it as they do without us: the last
+      snapshot is what to go on from.
 
     Raises:
       TypeError, ValueError: naming the argument. FloatingPointError: `bad_steps` in a row; it names the step, the
@@ -138,7 +143,9 @@ def fit(
                 record = _record(state, evaluate, metric)
                 record |= {"seconds": seconds} | ({"tokens_per_second": tokens / seconds} if count else {})
                 sign = -1 if metric.endswith("loss") else 1
-                better = best_epoch == 0 or sign * record[metric] > sign * history[best_epoch - 1][metric]
+                better = math.isfinite(record[metric]) and (
+                    best_epoch == 0 or sign * record[metric] > sign * history[best_epoch - 1][metric]
+                )
                 history.append(record)
                 if better:
                     best_epoch = epoch + 1
@@ -163,6 +170,7 @@ class _Run:
     def __init__(self, step, named, bad_steps, watch, snapshots, save_every, about, turn):
         self.step, self.turn, self.named, self.bad_steps = step, turn, named, bad_steps
         self.watch, self.snapshots, self.save_every, self.about = watch, snapshots, save_every, about
+        self.told = False
 
     def epoch(self, state, best, history, epoch, batches, place, count, stop):
         """The rest of an epoch: the state after it, and the tokens that were in it."""
@@ -182,6 +190,9 @@ class _Run:
         # A report is read when the step after it has been asked for, so that the device never waits for Python.
         unread: deque = deque()
         for k, (batch, tokens) in ahead(make, range(first, n)):
+            if self.watch.console is not None and not self.told:
+                self.told = True
+                self.watch.say(summarise(self.step, state, batch))
             state, report = self.step(state, batch)
             number, total = number + 1, total + tokens
             unread.append((epoch, k, number, tokens, report))
@@ -198,7 +209,9 @@ class _Run:
     def save(self, state, best, history, is_best=False):
         """A snapshot, where there is a place for it."""
         if self.snapshots is not None:
-            about = self.about | {"history": history}
+            # JSON has no NaN.
+            lines = [{k: v if math.isfinite(v) else None for k, v in record.items()} for record in history]
+            about = self.about | {"history": lines}
             self.snapshots.save(int(state.step), state._replace(best=best), about, best=is_best)
 
     def _read(self, unread):
@@ -251,7 +264,8 @@ def _go_on(snapshots, state, about):
             names = [name for name in before | about if before.get(name) != about.get(name)]
             changed = ", ".join(f"{name} was {before.get(name)!r} and is now {about.get(name)!r}" for name in names)
         raise ValueError(f"{snapshots.folder} holds snapshots of another run: {changed}")
-    return loaded.state, loaded.about["history"]
+    history = [{k: math.nan if v is None else v for k, v in line.items()} for line in loaded.about["history"]]
+    return loaded.state, history
 
 
 def _record(state, evaluate, metric):
