@@ -102,10 +102,10 @@ def test_a_hundred_steps_are_remembered(forget_bias, learns):
     optimizer = optax.adam(1e-2)
     state, step = train.init_state(params, optimizer, jax.random.key(1)), jax.jit(train.make_step(loss, optimizer))
     for _ in range(150):
-        state, value = step(state, xs)
+        state, report = step(state, xs)
     _, ys = lstmjax.run(state.params, xs)
     right = (np.sign(ys[-1, :, 0]) == signs).mean()
-    assert (value < 0.01, right == 1) == (learns, learns)
+    assert (report.loss < 0.01, right == 1) == (learns, learns)
 
 
 @every_way
