@@ -79,7 +79,7 @@ class Watch:
     def say(self, line: str) -> None:
         """A line on the console."""
         if self.console is not None:
-            self.console.print(line, highlight=False)
+            self.console.print(line, highlight=False, soft_wrap=True)
 
     def epoch_begins(self, epoch: int, batches: int, first: int) -> None:
         """An epoch (from 0) of so many batches begins, at batch `first`."""
