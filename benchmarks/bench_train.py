@@ -35,6 +35,9 @@ def main() -> int:
     parser.add_argument("--data", metavar="FILE", help="records, text TAB label (default: the embedded sample)")
     parser.add_argument("--epochs", type=int, default=20, help="of each loop, 5 at least (default: %(default)s)")
     parser.add_argument("--models", type=int, default=8, help="in the sweep (default: %(default)s)")
+    parser.add_argument(
+        "--widths", type=int, nargs="+", default=[8, 16, 32], help="of its models (default: %(default)s)"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
     options = parser.parse_args()
     if options.epochs < 5:
@@ -48,8 +51,9 @@ def main() -> int:
         "steps an epoch": len(task.batches(0)),
         **_loop(task, options.epochs),
         **_feed(task),
-        **_sweep(task, options.epochs, options.models),
     }
+    for width in options.widths:
+        found |= _sweep(task, options.epochs, options.models, width)
     console, table = Console(highlight=False), Table("", "")
     for name, value in found.items():
         table.add_row(name, f"{value:.3f}" if isinstance(value, float) else str(value))
@@ -70,13 +74,11 @@ class _Task:
         self.size, self.classes = len(vocabulary), len(names)
 
         def make(cut):
-            ids, lengths = text.pad([sequences[r] for r in cut.rows], cut.length)
-            short = ((0, 32 - len(cut.rows)),)
+            n = len(cut.rows)
+            ids, lengths = text.pad([sequences[r] for r in cut.rows] + [sequences[0][:0]] * (32 - n), cut.length)
+            there = np.arange(32) < n
             return classifier.Batch(
-                np.pad(ids, (*short, (0, 0))),
-                np.pad(lengths, short),
-                np.pad(labels[cut.rows].astype(np.int32), short),
-                np.pad(np.ones(len(cut.rows), np.float32), short),
+                ids, lengths, np.resize(labels[cut.rows], 32).astype(np.int32), there.astype(np.float32)
             )
 
         self.batches = batches.Batches([len(s) for s in sequences], make, batch_size=32, buckets=4)
@@ -141,9 +143,9 @@ def _feed(task):
     return {"making all batches of an epoch, ms": (time.perf_counter() - began) * 1000}
 
 
-def _sweep(task, epochs, models):
+def _sweep(task, epochs, models, width):
     """An epoch of k small models at once as a multiple of an epoch of one alone."""
-    width, rates = 32, np.geomspace(1e-3, 1e-2, models).tolist()
+    rates = np.geomspace(1e-3, 1e-2, models).tolist()
     single = jax.jit(train.make_step(_loss, optax.adamw(rates[0])), donate_argnums=0)
     optimizer = optax.adamw(rates[0])
     state = train.init_state(task.params(jax.random.key(0), width), optimizer, jax.random.key(1))
@@ -175,10 +177,10 @@ def _sweep(task, epochs, models):
     )
     ratio = timing.ratio(together[2:], alone[2:])
     return {
-        f"{models} models at once, ms": statistics.median(together[2:]) * 1000,
-        "one alone, ms": statistics.median(alone[2:]) * 1000,
-        f"{models} at once / one": ratio.median,
-        f"{models} at once / one, 95 %": f"{ratio.low:.2f} to {ratio.high:.2f}",
+        f"{models} models of width {width} at once, ms": statistics.median(together[2:]) * 1000,
+        f"one of width {width} alone, ms": statistics.median(alone[2:]) * 1000,
+        f"{models} of width {width} at once / one": ratio.median,
+        f"{models} of width {width} at once / one, 95 %": f"{ratio.low:.2f} to {ratio.high:.2f}",
     }
 
 

@@ -465,11 +465,11 @@ def _targets(model, records, where):
 def _batch(sequences, targets, bucket, size):
     """The batch of a bucket, filled up to `size` with rows that count for nothing, so that it has one shape."""
     rows = bucket.rows
-    ids, lengths = text.pad([sequences[r] for r in rows], bucket.length)
     empty = size - len(rows)
-    return classifier.Batch(
-        np.pad(ids, ((0, empty), (0, 0))),
-        np.pad(lengths, (0, empty)),
-        np.pad(targets[rows], (0, empty)),
-        np.pad(np.ones(len(rows), np.float32), (0, empty)),
-    )
+    ids, lengths = text.pad([sequences[r] for r in rows] + [_NOTHING] * empty, bucket.length)
+    labels, weights = np.zeros((2, size), np.int32)
+    labels[: len(rows)], weights[: len(rows)] = targets[rows], 1
+    return classifier.Batch(ids, lengths, labels, weights.astype(np.float32))
+
+
+_NOTHING = np.zeros(0, np.int32)

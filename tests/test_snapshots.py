@@ -66,6 +66,22 @@ def test_the_last_and_the_best_are_kept(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["00000003", "00000005", "00000006"]
 
 
+def test_one_is_due_when_it_costs_little_of_the_time(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("lstmjax.train.snapshots.time.monotonic", lambda: now[0])
+    with Snapshots(tmp_path, share=0.1) as snapshots:
+        assert snapshots.due()
+        monkeypatch.setattr(snapshots, "_forget", lambda: now.__setitem__(0, 2.0))  # it takes 2 seconds
+        snapshots.save(1, {"w": jnp.zeros(2)})
+        snapshots.wait()
+        now[0] = 2 + 19.9
+        assert not snapshots.due()
+        now[0] = 2 + 20.1
+        assert snapshots.due()
+    with pytest.raises(ValueError, match="share should be a number above 0"):
+        Snapshots(tmp_path, share=0.0)
+
+
 def _files(snapshots):
     folder = snapshots.folder / "00000005"
     return {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}

@@ -1,5 +1,7 @@
 """Many runs in one: each is the run it would be alone, and one that fails disturbs no other."""
 
+import signal
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -60,6 +62,25 @@ def test_a_sweep_goes_on(tmp_path):
             _sweep(snapshots=snapshots)
         with pytest.raises(ValueError, match="of another run than this sweep"):
             _sweep(rates=(0.01, 0.1, 0.3), snapshots=snapshots, resume=True)
+        again = _sweep(snapshots=snapshots, resume=True)
+    np.testing.assert_array_equal(again.params, whole.params)
+    assert again.history == whole.history
+
+
+def test_a_sweep_that_was_stopped_in_an_epoch_goes_on_from_there(tmp_path):
+    whole, made = _sweep(), []
+
+    class Today(list):
+        def __getitem__(self, k):
+            made.append(k)
+            if len(made) == 9:  # in the second epoch
+                signal.raise_signal(signal.SIGTERM)
+            return super().__getitem__(k)
+
+    with train.Snapshots(tmp_path) as snapshots:
+        stopped = _sweep(batches=lambda epoch: Today([jnp.float32(2)] * 5), snapshots=snapshots)
+        assert stopped.interrupted
+        assert 5 < snapshots.steps()[-1] < 10
         again = _sweep(snapshots=snapshots, resume=True)
     np.testing.assert_array_equal(again.params, whole.params)
     assert again.history == whole.history

@@ -272,6 +272,22 @@ def test_a_run_that_is_over_is_handed_back(tmp_path):
     assert len(_saved(tmp_path, resume=True, epochs=3).history) == 3
 
 
+def test_snapshots_between_epochs_are_those_that_are_due(tmp_path, monkeypatch):
+    monkeypatch.setattr(train.Snapshots, "due", lambda self: False)
+    saved = []
+    usual = train.Snapshots.save
+    monkeypatch.setattr(
+        train.Snapshots, "save", lambda self, step, *a, **k: saved.append(step) or usual(self, step, *a, **k)
+    )
+    _saved(tmp_path / "never", epochs=3)
+    assert saved == [12]  # the end of the run, whatever is due
+    _saved(tmp_path / "asked", epochs=3, save_every=2)
+    assert saved[1:] == [2, 4, 6, 8, 10, 12]
+    monkeypatch.setattr(train.Snapshots, "due", lambda self: True)
+    _saved(tmp_path / "due", epochs=3)
+    assert saved[7:] == [4, 8, 12]
+
+
 def test_another_run_is_not_gone_on_with(tmp_path):
     _saved(tmp_path)
     with pytest.raises(ValueError, match="holds snapshots of a run: give resume=True"):

@@ -2,7 +2,6 @@
 
 import math
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -12,7 +11,8 @@ import numpy as np
 import optax
 
 from lstmjax import checks, devices, leaves
-from lstmjax.train.feed import ahead
+from lstmjax.train.feed import ahead, as_it_is
+from lstmjax.train.reports import Reports
 from lstmjax.train.snapshots import Snapshots
 from lstmjax.train.step import Best, State, init_state, make_step
 from lstmjax.train.stop import Stop
@@ -78,7 +78,8 @@ def fit(
         whole batch, and its devices take their rows.
       specs: with a mesh, a `PartitionSpec` for each leaf of the params, or a prefix of that tree: how they are
         split instead of copied. For embeddings too large for a device.
-      snapshots: where the whole state is saved after every epoch, and when the run is interrupted.
+      snapshots: where the whole state is saved: after an epoch, as often as that takes little of the run's time
+        (`Snapshots.due`), when the run is interrupted, and at its end.
       save_every: save after so many steps, too.
       resume: go on from the last snapshot, if there is one: in a new process, in the middle of an epoch, to the same
         bits as if nothing had been.
@@ -106,14 +107,15 @@ def fit(
     state: Any = init_state(jax.tree.map(jnp.copy, params), optimizer, jnp.copy(key))
     state = state._replace(best=Best(jax.tree.map(jnp.copy, params), jnp.zeros((), jnp.int32)))
     options: dict[str, Any] = {"donate_argnums": 0}
-    place = jax.device_put
+    place = as_it_is if jax.default_backend() == "cpu" else jax.device_put
     if mesh is not None:
         where = _shardings(state, optimizer, mesh, specs)
         state = devices.spread(state, where)
         options["out_shardings"] = (where._replace(best=None), None)
         place = _by_rows(mesh)
     history: list[dict[str, Any]] = []
-    if snapshots is not None and snapshots.steps():
+    resumed = snapshots is not None and bool(snapshots.steps())
+    if resumed:
         state, history = _go_on(snapshots, state, about)
     # The best are no concern of a step: they are put back where the state is saved.
     best, state = state.best, state._replace(best=None)
@@ -128,6 +130,8 @@ def fit(
         turn=jax.jit(_next_epoch, donate_argnums=0, out_shardings=options.get("out_shardings", (None,))[0]),
     )
     best_epoch = int(best.epoch)
+    if resumed:
+        run.saved = run.mark(state, best)
     with Stop() as stop:
         run.watch.begin(epochs)
         try:
@@ -137,7 +141,6 @@ def fit(
                 began = time.perf_counter()
                 state, tokens = run.epoch(state, best, history, epoch, batches, place, count, stop)
                 if stop.asked:
-                    run.save(state, best, history)
                     break
                 seconds = time.perf_counter() - began
                 record = _record(state, evaluate, metric)
@@ -152,9 +155,12 @@ def fit(
                     best = Best(jax.tree.map(jnp.copy, state.params), jnp.full_like(best.epoch, best_epoch))
                 state = run.turn(state)
                 run.watch.epoch_ends(record, better)
-                run.save(state, best, history, is_best=better)
+                asked = save_every and record["step"] % save_every == 0
+                if asked or (snapshots is not None and snapshots.due()):
+                    run.save(state, best, history)
                 if stop.asked:
                     break
+            run.save(state, best, history)
         except KeyboardInterrupt:  # a second one, or one that came from elsewhere
             stop.asked, state = True, None
         finally:
@@ -171,6 +177,7 @@ class _Run:
         self.step, self.turn, self.named, self.bad_steps = step, turn, named, bad_steps
         self.watch, self.snapshots, self.save_every, self.about = watch, snapshots, save_every, about
         self.told = False
+        self.saved: Any = None  # the mark of the last snapshot
 
     def epoch(self, state, best, history, epoch, batches, place, count, stop):
         """The rest of an epoch: the state after it, and the tokens that were in it."""
@@ -187,35 +194,40 @@ class _Run:
             batch = today[k]
             return place(batch), count(batch) if count else 0
 
-        # A report is read when the step after it has been asked for, so that the device never waits for Python.
-        unread: deque = deque()
+        reports = Reports(self._read)
         for k, (batch, tokens) in ahead(make, range(first, n)):
             if self.watch.console is not None and not self.told:
                 self.told = True
                 self.watch.say(summarise(self.step, state, batch))
             state, report = self.step(state, batch)
             number, total = number + 1, total + tokens
-            unread.append((epoch, k, number, tokens, report))
-            if len(unread) > 1:
-                self._read(unread.popleft())
+            reports.add(report, epoch, k, number, tokens)
             if stop.asked:
                 break
             if self.save_every and number % self.save_every == 0 and k < n - 1:
+                reports.finish()  # so that the log has all that the snapshot has
                 self.save(state, best, history)
-        while unread:
-            self._read(unread.popleft())
+        reports.finish()
         return state, total
 
-    def save(self, state, best, history, is_best=False):
-        """A snapshot, where there is a place for it."""
-        if self.snapshots is not None:
-            # JSON has no NaN.
-            lines = [{k: v if math.isfinite(v) else None for k, v in record.items()} for record in history]
-            about = self.about | {"history": lines}
-            self.snapshots.save(int(state.step), state._replace(best=best), about, best=is_best)
+    def save(self, state, best, history):
+        """A snapshot of what has none yet, where there is a place for it: the best one if it holds a new best epoch."""
+        now = self.mark(state, best)
+        if self.snapshots is None or now == self.saved:
+            return
+        # JSON has no NaN.
+        lines = [{k: v if math.isfinite(v) else None for k, v in record.items()} for record in history]
+        about = self.about | {"history": lines}
+        is_best = now[2] > (self.saved or (0, 0, 0))[2]
+        self.snapshots.save(now[0], state._replace(best=best), about, best=is_best)
+        self.saved = now
 
-    def _read(self, unread):
-        epoch, k, number, tokens, report = unread
+    @staticmethod
+    def mark(state, best):
+        """What tells a snapshot of a run from the others."""
+        return int(state.step), int(state.epoch), int(best.epoch)
+
+    def _read(self, report, epoch, k, number, tokens):
         loss, bad = float(report.loss), int(report.in_a_row)
         self.watch.stepped(epoch, number, loss, bad == 0, tokens)
         if bad >= self.bad_steps:
@@ -246,10 +258,8 @@ def _check(key, epochs, patience, bad_steps, mesh, specs, snapshots, save_every,
             raise ValueError(f"{'resume' if resume else 'save_every'} needs snapshots, got None")
     elif not isinstance(snapshots, Snapshots):
         raise TypeError(f"snapshots should be a Snapshots, got {checks.show(snapshots)}")
-    elif snapshots.steps() and not checks.flag("resume", resume):
-        raise ValueError(
-            f"{snapshots.folder} holds snapshots of a run: give resume=True to go on with it, or another folder"
-        )
+    else:
+        snapshots.check_resume(resume)
 
 
 def _go_on(snapshots, state, about):

@@ -42,6 +42,7 @@ class Snapshots:
     Args:
       folder: made if it is not there. In a run of several processes all of them name the same folder.
       keep: how many of the last snapshots are kept, beside the last one that was saved as the best.
+      share: how much of the time of a run may go into snapshots that nobody asked for by number (`due`).
 
     Raises:
       TypeError, ValueError, OSError: naming the argument; a folder that is a file or cannot be written.
@@ -54,10 +55,12 @@ class Snapshots:
     [7] Loaded(state={'w': Array([1., 1., 1.], dtype=float32)}, about={'note': 'any JSON'}, step=7)
     """
 
-    def __init__(self, folder: str | os.PathLike, *, keep: int = 2):
+    def __init__(self, folder: str | os.PathLike, *, keep: int = 2, share: float = 0.02):
         if not isinstance(folder, str | os.PathLike):
             raise TypeError(f"folder should be a path, got {checks.show(folder)}")
         self.folder, self.keep = Path(folder).absolute(), checks.size("keep", keep)
+        self.share = checks.positive("share", share)
+        self._cost = self._ended = 0.0  # of the last one: the seconds it took, and when it was done
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="snapshots")
         self._writing: Future | None = None
         if self.folder.exists() and not self.folder.is_dir():
@@ -88,6 +91,8 @@ class Snapshots:
         """
         self.wait()
         step = checks.size("step", step, least=0)
+        _handler()  # imports orbax the first time, which is no part of the cost of a snapshot
+        began = time.monotonic()
         try:
             about = json.loads(json.dumps(about, allow_nan=False))  # as it is now, whatever becomes of it
         except (TypeError, ValueError) as error:
@@ -109,7 +114,20 @@ class Snapshots:
             # When this returns, the arrays are on the host, and only the disk is waited for.
             checkpointer = _orbax()
             checkpointer.save(partial / ARRAYS, args=_save_args(arrays))
-        self._writing = self._thread.submit(self._finish, step, partial, checkpointer, record)
+        self._writing = self._thread.submit(self._finish, step, partial, checkpointer, record, began)
+
+    def due(self) -> bool:
+        """Whether the last snapshot is so long ago that one more would take less than `share` of the time since then.
+
+        A snapshot of a small model takes as long as an epoch of a small set; so `fit` asks after each epoch. What a
+        kill then costs is at most 1 / share times what a snapshot takes (50 times 0.2 s, say), and the epochs since are
+        run again to the same bits. Of several processes each would answer for itself, so there it is always true.
+        """
+        if jax.process_count() > 1 or not self._ended:
+            return True
+        if self._writing is not None and not self._writing.done():
+            return False
+        return (time.monotonic() - self._ended) * self.share >= self._cost
 
     def wait(self) -> None:
         """Until all that was saved is on the disk; raises what saving met."""
@@ -127,6 +145,17 @@ class Snapshots:
     def steps(self) -> list[int]:
         """The steps there are complete snapshots of, rising. What an interrupted save left is none."""
         return sorted(int(p.name) for p in self.folder.iterdir() if p.name.isdecimal() and (p / RECORD).is_file())
+
+    def check_resume(self, resume: bool) -> None:
+        """Refuse to begin a run anew where the snapshots of one lie.
+
+        Raises:
+          TypeError: `resume` is no bool. ValueError: there are snapshots, and `resume` is False.
+        """
+        if not checks.flag("resume", resume) and self.steps():
+            raise ValueError(
+                f"{self.folder} holds snapshots of a run: give resume=True to go on with it, or another folder"
+            )
 
     def load(self, like: Any, step: int | None = None) -> Loaded:
         """Read a snapshot, if every byte of it is as it was written and its leaves are those of `like`.
@@ -179,7 +208,7 @@ class Snapshots:
         for path in self.folder.glob(".*.partial"):
             shutil.rmtree(path, ignore_errors=True)
 
-    def _finish(self, step, partial, checkpointer, record):
+    def _finish(self, step, partial, checkpointer, record, began):
         """Wait for the arrays to be written, by all processes, and make a snapshot of them."""
         with self._refusing(step, partial):
             checkpointer.close()
@@ -190,6 +219,8 @@ class Snapshots:
             _stamp(partial / RECORD)
             self._commit(partial, self._path(step))
         self._forget()
+        self._ended = time.monotonic()
+        self._cost = self._ended - began
 
     @contextlib.contextmanager
     def _refusing(self, step, partial):
@@ -230,14 +261,20 @@ class Snapshots:
                 self._remove(self._path(step))
 
 
-def _orbax():
+def _handler():
     import orbax.checkpoint as ocp
 
     # A folder for each array, so that a damaged file says which leaf it belongs to.
     handler = ocp.PyTreeCheckpointHandler(use_ocdbt=False)
     # It would merge files of the format that is not used here, and warn that there are none.
     handler.finalize = lambda directory: None  # type: ignore[method-assign]
-    return ocp.AsyncCheckpointer(handler)
+    return handler
+
+
+def _orbax():
+    import orbax.checkpoint as ocp
+
+    return ocp.AsyncCheckpointer(_handler())
 
 
 def _save_args(arrays):

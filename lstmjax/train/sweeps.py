@@ -12,7 +12,8 @@ import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from lstmjax import checks
-from lstmjax.train.feed import ahead
+from lstmjax.train.feed import ahead, as_it_is
+from lstmjax.train.reports import Reports
 from lstmjax.train.snapshots import Snapshots
 from lstmjax.train.step import init_state, make_step
 from lstmjax.train.stop import Stop
@@ -93,7 +94,7 @@ def sweep(
       metric: which epoch of a model and which model is best: the least if its name ends in "loss", else the greatest.
       mesh: devices that share the models, k / n each: where a step is too small for several cores, one CPU device a
         core makes use of them all. Their number divides k.
-      snapshots, resume, count, watch: as in `fit`; a snapshot is made after each epoch.
+      snapshots, resume, count, watch: as in `fit`.
 
     Returns:
       `Swept`. A model whose loss is not finite stands still and does not disturb the others.
@@ -117,10 +118,8 @@ def sweep(
     k = len(next(iter(columns.values())))
     if mesh is not None and k % mesh.size:
         raise ValueError(f"mesh should have a number of devices that divides the {k} settings, got {mesh.size}")
-    if snapshots is not None and snapshots.steps() and not resume:
-        raise ValueError(
-            f"{snapshots.folder} holds snapshots of a run: give resume=True to go on with it, or another folder"
-        )
+    if snapshots is not None:
+        snapshots.check_resume(resume)
 
     def start(one):
         params, key = begin(one)
@@ -131,12 +130,12 @@ def sweep(
         return make_step(lambda params, batch, key: loss(params, batch, key, one), optimizer(one))(state, batch)
 
     every, together = jax.vmap(start), jax.vmap(step, (0, 0, None))
-    place: Any = jax.device_put
+    place: Any = as_it_is
     if mesh is not None:
         lead, whole = PartitionSpec(mesh.axis_names[0]), PartitionSpec()
         every = jax.shard_map(every, mesh=mesh, in_specs=lead, out_specs=lead)
         together = jax.shard_map(together, mesh=mesh, in_specs=(lead, lead, whole), out_specs=lead)
-        place = partial(jax.device_put, device=NamedSharding(mesh, whole))
+        place = partial(_to_all, sharding=NamedSharding(mesh, whole))
         columns = jax.device_put(columns, NamedSharding(mesh, lead))
     step_all, keep, turn = jax.jit(together, donate_argnums=1), jax.jit(_keep), jax.jit(_turn, donate_argnums=0)
     states, best, best_epoch = jax.jit(every)(columns)
@@ -148,6 +147,11 @@ def sweep(
             raise ValueError(f"{snapshots.folder} holds snapshots of another run than this sweep")
         (states, best, best_epoch), history = loaded.state, loaded.about["history"]
     watch, sign = watch or Watch(), -1 if metric.endswith("loss") else 1
+
+    def save(number):
+        if snapshots is not None:
+            snapshots.save(number, (states, best, best_epoch), known | {"history": history})
+
     with Stop() as stop:
         watch.begin(epochs)
         try:
@@ -155,23 +159,27 @@ def sweep(
                 today = batches(epoch)
                 if len(today) == 0:
                     raise ValueError(f"batches({epoch}) should give at least one batch, got none")
-                watch.epoch_begins(epoch, len(today), 0)
-                began, number, tokens = time.perf_counter(), epoch * len(today), 0
-                report: Any = None
+                first, number = int(states.batch[0]), int(states.step[0])
+                watch.epoch_begins(epoch, len(today), first)
+                began, tokens = time.perf_counter(), 0
+
+                def read(report, epoch, number, size):
+                    loss_now, fine = _middle(report)
+                    watch.stepped(epoch, number, loss_now, fine, size)
 
                 def make(n, today=today):
                     return place(today[n]), count(today[n]) if count else 0
 
-                for _, (batch, size) in ahead(make, range(len(today))):
-                    before = report
+                reports = Reports(read)
+                for _, (batch, size) in ahead(make, range(first, len(today))):
                     states, report = step_all(columns, states, batch)
                     number, tokens = number + 1, tokens + size
-                    if before is not None:  # of the step before, so that the devices never wait for Python
-                        loss_now, fine = _middle(before)
-                        watch.stepped(epoch, number - 1, loss_now, fine, size)
+                    reports.add(report, epoch, number, size)
                     if stop.asked:
                         break
-                if stop.asked:  # an epoch is begun anew when the sweep goes on
+                reports.finish()
+                if stop.asked:
+                    save(number)
                     break
                 record = {name: np.asarray(value) for name, value in _measured(states, evaluate).items()}
                 if metric not in record:
@@ -190,8 +198,8 @@ def sweep(
                     shown[name] = float(np.nanmin(value) if name.endswith("loss") else np.nanmax(value))
                 shown |= {"tokens_per_second": k * tokens / seconds} if count else {}
                 watch.epoch_ends(shown, bool(better.any()))
-                if snapshots is not None:
-                    snapshots.save(number, (states, best, best_epoch), known | {"history": history})
+                if stop.asked or epoch + 1 == epochs or (snapshots is not None and snapshots.due()):
+                    save(number)
         except KeyboardInterrupt:
             stop.asked = True
         finally:
@@ -200,6 +208,13 @@ def sweep(
             snapshots.wait()
     epochs_of = tuple(int(e) for e in np.asarray(best_epoch))
     return Swept(best, tuple(history), epochs_of, _first(history, metric, sign), stop.asked)
+
+
+def _to_all(batch, sharding):
+    """A copy of a batch for each device, in half the time that `device_put` takes."""
+    return jax.tree.map(
+        lambda rows: jax.make_array_from_callback(np.shape(rows), sharding, lambda _: np.asarray(rows)), batch
+    )
 
 
 def _columns(settings):
