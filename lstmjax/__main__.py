@@ -1,4 +1,4 @@
-"""The command line: `python -m lstmjax train | predict | evaluate | plot`, also installed as `lstmjax`."""
+"""The command line: `python -m lstmjax train | predict | evaluate | plot | data`, also installed as `lstmjax`."""
 
 import argparse
 import contextlib
@@ -14,7 +14,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from lstmjax import baselines, classify, devices, metrics
+from lstmjax import baselines, classify, datasets, devices, metrics
 from lstmjax.train import Snapshots, Watch, curves, parse_sweep
 
 SENTENCES = ("Not the disaster I feared: it works, and quietly.", "说好的三天送到，结果等了半个月，再也不买了。")
@@ -120,6 +120,35 @@ def evaluate(options: argparse.Namespace) -> int:
         table.add_row(label, f"{f1:.4f}", *map(str, row))
     console.print(table)
     return 0
+
+
+def data(options: argparse.Namespace) -> int:
+    """List the data sets that are known, or show one: licence, citation, and where it is."""
+    console = Console(highlight=False)
+    if options.action == "list":
+        table = Table("name", "what it is", "language", "licence", "here")
+        for one in map(datasets.about, datasets.names()):
+            there = "yes" if datasets.where(one.name) else "no"
+            table.add_row(one.name, one.task, one.languages, one.licence, there)
+        console.print(table)
+        return 0
+    if options.name is None:
+        raise ValueError("data show needs the name of a set; data list names them")
+    one, folder = datasets.about(options.name), datasets.where(options.name)
+    lines = [f"{one.name}: {one.task}", f"language: {one.languages}" if one.languages else ""]
+    lines += [f"licence: {one.licence}" + (" (not for commercial use)" if one.noncommercial else "")]
+    lines += [f"cite: {one.citation}", one.note]
+    if folder is None:
+        lines += [f"not here: set {datasets.FOLDER} to the folder of data sets"]
+    else:
+        counts = (f"{split} {_records(part):,}" for split, part in datasets.load(one.name).items())
+        lines += [f"in {folder}: {', '.join(counts)}"]
+    console.print("\n".join(filter(None, lines)), soft_wrap=True)
+    return 0
+
+
+def _records(part):
+    return len(part.labels) if isinstance(part, datasets.Images) else len(part)
 
 
 def _mesh(n):
@@ -235,6 +264,13 @@ def _parser():
     command.add_argument("--model", metavar="DIR", required=True)
     command.add_argument("--data", metavar="FILE", required=True, help="records, one a line: text TAB label")
     command.add_argument("--json", action="store_true", help="print JSON")
+
+    command = commands.add_parser(
+        "data", help="the data sets that are known, their licences, and whether they are here"
+    )
+    command.set_defaults(run=data)
+    command.add_argument("action", choices=("list", "show"))
+    command.add_argument("name", nargs="?", help="of the set to show")
 
     command = commands.add_parser("plot", help="draw the curves of runs")
     command.set_defaults(run=plot)
