@@ -1,7 +1,7 @@
 """What the training loop costs beside a bare one, whether the data keeps up, and what a sweep costs beside one run.
 
     python benchmarks/bench_train.py                      # the sample that comes with the library
-    python benchmarks/bench_train.py --data train.tsv     # text TAB label on each line
+    python benchmarks/bench_train.py --data snips         # a set of lstmjax.datasets, or a file of text TAB label
 
 An epoch of `train.fit` (prefetch, reports read, log written, snapshots after each) is timed beside a bare loop over the
 same jitted step and batches that lie ready on the device; the two take turns, epoch by epoch. A sweep of 8 models over
@@ -23,7 +23,7 @@ import timing
 from rich.console import Console
 from rich.table import Table
 
-from lstmjax import batches, classify, devices, text, train
+from lstmjax import batches, classify, datasets, devices, text, train
 from lstmjax.models import classifier
 
 OPTIONS = classifier.Options(pooling="mean", dropout=0.5, word_dropout=0.1)
@@ -32,7 +32,9 @@ OPTIONS = classifier.Options(pooling="mean", dropout=0.5, word_dropout=0.1)
 def main() -> int:
     """Run what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", metavar="FILE", help="records, text TAB label (default: the embedded sample)")
+    parser.add_argument(
+        "--data", metavar="SET", help="a set, or a file of text TAB label (default: the embedded sample)"
+    )
     parser.add_argument("--epochs", type=int, default=20, help="of each loop, 5 at least (default: %(default)s)")
     parser.add_argument("--models", type=int, default=8, help="in the sweep (default: %(default)s)")
     parser.add_argument(
@@ -43,7 +45,7 @@ def main() -> int:
     if options.epochs < 5:
         parser.error(f"--epochs should be at least 5, got {options.epochs}")
     jax.config.update("jax_num_cpu_devices", timing.threads())
-    records = classify.sample("train") if options.data is None else classify.read(options.data)
+    records = _records(options.data)
     task = _Task(records)
     found = {
         "data": options.data or "the embedded sample",
@@ -61,6 +63,14 @@ def main() -> int:
     if options.json:
         options.json.write_text(json.dumps(found, indent=1) + "\n")
     return 0
+
+
+def _records(data):
+    if data is None:
+        return classify.sample("train")
+    if data in datasets.names():
+        return [(one.text, one.labels[0]) for one in datasets.load(data, "train")["train"]]
+    return classify.read(data)
 
 
 class _Task:

@@ -1336,6 +1336,13 @@ TRAINING = [
             "test_train.py::test_a_run_that_is_over_is_handed_back",
         ),
         (
+            "fit-never-saved",
+            "the end of a run is saved only if a snapshot is due",
+            "            run.save(state, best, history)\n        except",
+            "        except",
+            "test_train.py::test_snapshots_between_epochs_are_those_that_are_due",
+        ),
+        (
             "fit-other-run",
             "a run goes on with the snapshots of another",
             "    if before != about:",
@@ -1366,6 +1373,13 @@ TRAINING = [
     ),
     *of(
         "train/snapshots.py",
+        (
+            "snapshot-always-due",
+            "what a snapshot costs is not looked at",
+            "return (time.monotonic() - self._ended) * self.share >= self._cost",
+            "return True",
+            "test_snapshots.py::test_one_is_due_when_it_costs_little_of_the_time",
+        ),
         (
             "snapshot-unverified",
             "the bytes of a snapshot are not looked at",
@@ -1417,6 +1431,13 @@ TRAINING = [
             "def step(one, state, batch):",
             "def step(one, state, batch):\n        one = {name: 0 * value for name, value in one.items()}",
             "test_sweeps.py::test_one_that_is_not_finite_stands_still_and_disturbs_no_other",
+        ),
+        (
+            "sweep-resume-epoch",
+            "a sweep that goes on begins the epoch anew",
+            "first, number = int(states.batch[0]), int(states.step[0])",
+            "first, number = 0, int(states.step[0])",
+            "test_sweeps.py::test_a_sweep_that_was_stopped_in_an_epoch_goes_on_from_there",
         ),
         (
             "sweep-best-of-last",

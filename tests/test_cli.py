@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import signal
 import subprocess
 import sys
 
@@ -151,7 +152,10 @@ def test_ctrl_c_in_a_terminal_keeps_the_best_epoch(data, tmp_path):
     command = [sys.executable, "-m", "lstmjax", "train", "--data", str(data), "--out", str(tmp_path / "m"), *QUICK]
     command[command.index("--epochs") + 1] = "100000"
     command += ["--patience", "100000"]
+    # A shell has what it starts in the background ignore Ctrl-C, these tests may be that, and a child inherits it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(command, stdout=theirs, stderr=theirs, stdin=theirs, start_new_session=True)
+    signal.signal(signal.SIGINT, before)
     os.close(theirs)
     seen = b""
     while b"epoch   3/" not in seen:

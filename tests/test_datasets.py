@@ -10,7 +10,7 @@ import pytest
 
 from lstmjax import datasets
 from lstmjax.__main__ import main
-from lstmjax.datasets import records
+from lstmjax.datasets import records, store
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
@@ -67,7 +67,7 @@ def test_a_file_that_can_be_had_comes_from_its_origin_by_its_hash(folder, monkey
 
 
 def test_every_file_of_every_set_has_a_hash():
-    known = datasets._files()
+    known = store._files()
     used = {
         f"{one.folder}/{path}"
         for one in map(datasets.about, datasets.names())

@@ -53,7 +53,7 @@ def alone(tmp_path_factory):
 )
 def test_more_devices_give_the_same_losses(alone, tmp_path, options):
     losses = _run(tmp_path, batch_size=8, **options)
-    assert len(losses) == 6
+    assert len(losses) == 3
     np.testing.assert_allclose(losses, alone, rtol=1e-5)
 
 
@@ -63,5 +63,5 @@ def test_a_run_goes_on_with_more_devices_or_processes(alone, tmp_path):
 
     _run(tmp_path, 2, 8, processes=2)
     with Snapshots(tmp_path / "snapshots") as snapshots:
-        assert snapshots.steps() == [17, 18]  # 3 steps an epoch; the last was the best
+        assert snapshots.steps() == [8, 9]  # 3 steps an epoch; the last was the best
     np.testing.assert_allclose(_run(tmp_path, 1, 8), alone, rtol=1e-5)

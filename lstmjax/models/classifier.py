@@ -4,7 +4,6 @@ Written for one sequence and batched with `jax.vmap`; the fused backend folds th
 costs no more than batching by hand.
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -13,19 +12,14 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from lstmjax import checks
-from lstmjax.cells.gru import init_gru
-from lstmjax.cells.lstm import init_lstm
-from lstmjax.cells.rnn import init_rnn
-from lstmjax.containers import Bidirectional
-from lstmjax.layers import Linear, attend, check_ids, dropout, embed, init_embedding, init_linear, linear
+from lstmjax.layers import Linear, check_ids, init_embedding, init_linear, linear
 from lstmjax.losses import cross_entropy
-from lstmjax.sequence import run
+from lstmjax.models import encoder
+from lstmjax.models.encoder import CELLS as CELLS
+from lstmjax.models.encoder import POOLINGS as POOLINGS
+from lstmjax.models.encoder import Options as Options
 
 Array = jax.Array
-
-CELLS: dict[str, Callable] = {"lstm": init_lstm, "gru": init_gru, "rnn": init_rnn}
-POOLINGS = ("last", "mean", "max", "attention")
-UNK = 1  # the id that word dropout puts in the place of a word
 
 
 class Params(NamedTuple):
@@ -44,15 +38,6 @@ class Batch(NamedTuple):
     lengths: Any  # int [B]
     labels: Any  # int [B]
     weights: Any  # float [B]; 0 leaves a row out, 1 counts it
-
-
-class Options(NamedTuple):
-    """What is not in the weights: how a sequence is pooled, and what is dropped in training (when a key is given)."""
-
-    pooling: str = "max"
-    dropout: float = 0.0  # of the embedded words, between layers, and of the pooled vector
-    word_dropout: float = 0.0  # of whole words, which become unknown
-    smoothing: float = 0.0  # of the labels in the loss
 
 
 def init(
@@ -86,24 +71,16 @@ def init(
     >>> params.head.w.shape
     (32, 2)
     """
-    checks.one_of("cell", cell, tuple(CELLS))
     checks.one_of("pooling", pooling, POOLINGS)
-    widths = hidden if isinstance(hidden, tuple | list) else (hidden,)
-    if not widths:
-        raise ValueError("hidden should hold the width of at least one layer, got ()")
     checks.key("key", key)
-    for width in widths:
-        checks.size("hidden", width)
     classes = checks.size("classes", classes)
-    k_embedding, k_head, k_query, *k_layers = jax.random.split(key, 3 + len(widths))
-    layers, features = [], checks.size("embedding", embedding)
-    for k, width in zip(k_layers, widths, strict=True):
-        draw: Callable = partial(CELLS[cell], inputs=features, hidden=width, dtype=dtype)
-        layers.append(Bidirectional(*map(draw, jax.random.split(k))) if bidirectional else draw(k))
-        features = 2 * width if bidirectional else width
+    k_embedding, k_head, k_query, *k_layers = jax.random.split(key, 3 + len(encoder.widths_of(hidden)))
+    layers, features = encoder.init_layers(
+        k_layers, embedding, hidden, bidirectional=bidirectional, cell=cell, dtype=dtype
+    )
     return Params(
         init_embedding(k_embedding, vocabulary, embedding, dtype),
-        tuple(layers),
+        layers,
         init_linear(k_head, features, classes, dtype),
         jax.random.normal(k_query, (features,), dtype) * features**-0.5 if pooling == "attention" else None,
     )
@@ -128,16 +105,7 @@ def encode(
     >>> encode(params, jnp.array([5, 7, 0]), jnp.array(2)).shape
     (32,)
     """
-    k_words, k_in, k_out, *k_between = [None] * (3 + len(params.layers))
-    if key is not None:
-        k_words, k_in, k_out, *k_between = jax.random.split(key, 3 + len(params.layers))
-        ids = jnp.where(jax.random.bernoulli(k_words, options.word_dropout, ids.shape), UNK, ids)
-    xs = dropout(k_in, options.dropout, embed(params.embedding, ids))
-    for k, layer in enumerate(params.layers):
-        if k > 0:
-            xs = dropout(k_between[k], options.dropout, xs)
-        state, xs = run(layer, xs, lengths=length, **how)
-    return dropout(k_out, options.dropout, _pool(params.query, options.pooling, xs, state, length))
+    return encoder.encode(params.embedding, params.layers, params.query, ids, length, options, key, **how)
 
 
 def apply(
@@ -197,27 +165,8 @@ def predict(params: Params, ids: Array, lengths: Array, options: Options = Optio
     return jax.nn.softmax(apply(params, ids, lengths, options, **how))
 
 
-def _pool(query, pooling, xs, state, length):
-    """The outputs [T, H] of the last layer as one vector [H]; zeros for an empty sequence."""
-    if pooling == "last":
-        ends = (state.forward.h, state.backward.h) if isinstance(state, Bidirectional) else (state.h,)
-        return jnp.concatenate(ends).astype(xs.dtype)
-    valid = jnp.arange(len(xs), dtype=length.dtype) < length
-    if pooling == "attention":
-        return attend(query, xs, valid)[0]
-    if pooling == "mean":
-        return xs.sum(0) / jnp.maximum(length, 1).astype(xs.dtype)
-    lowest = jnp.where(valid[:, None], xs, -jnp.inf).max(0, initial=-jnp.inf)
-    return jnp.where(length > 0, lowest, 0)
-
-
 def _check(params, ids, lengths, options):
-    checks.one_of("options.pooling", options.pooling, POOLINGS)
-    if (options.pooling == "attention") != (params.query is not None):
-        has = "a query" if params.query is not None else "no query"
-        raise ValueError(f"options.pooling is {options.pooling!r}, but params have {has}: give init the same pooling")
-    checks.rate("options.dropout", options.dropout)
-    checks.rate("options.word_dropout", options.word_dropout)
+    encoder.check_options(options, params.query)
     check_ids("ids", ids, len(params.embedding))
     if ids.ndim != 2:
         raise ValueError(f"ids should be [B, T], got shape {ids.shape}")
