@@ -38,7 +38,7 @@ def main() -> int:
     parser.add_argument("--epochs", type=int, default=20, help="of each loop, 5 at least (default: %(default)s)")
     parser.add_argument("--models", type=int, default=8, help="in the sweep (default: %(default)s)")
     parser.add_argument(
-        "--widths", type=int, nargs="+", default=[8, 16, 32], help="of its models (default: %(default)s)"
+        "--widths", type=int, nargs="*", default=[8, 16, 32], help="of its models (default: %(default)s)"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
     options = parser.parse_args()
