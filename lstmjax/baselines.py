@@ -1,8 +1,64 @@
-"""What a sequence model has to beat: the majority class, and TF-IDF with logistic regression (scikit-learn)."""
+"""What a sequence model has to beat: words without their order, and a linear model (scikit-learn).
+
+A text is counts of its words, TF-IDF of its words and word pairs, or the mean of its words' vectors; the model is
+logistic regression or a linear support vector machine.
+"""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
-from lstmjax.text import tokenise
+import numpy as np
+
+from lstmjax import checks
+from lstmjax.text import Vocabulary, tokenise
+
+FEATURES = ("counts", "tfidf", "vectors")
+MODELS = ("logistic", "svm")
+
+
+def scores(
+    texts: Sequence[str],
+    targets: np.ndarray,
+    others: Sequence[str],
+    *,
+    features: str = "tfidf",
+    model: str = "logistic",
+    table: np.ndarray | None = None,
+    vocabulary: Vocabulary | None = None,
+    tokenise: Callable[[str], list[str]] = tokenise,
+) -> np.ndarray:
+    """The scores [M, K] of K classes for other texts, of a linear model fitted to texts. Needs the `text` extra.
+
+    Args:
+      texts: to fit, N.
+      targets: int [N], a class each; or bool [N, K], which of the classes: a model for each class then.
+      others: to be scored, M.
+      features: "counts", "tfidf" or "vectors", the mean of the rows of `table` [V, E] (`skipgram.train`) at the
+        ids of `vocabulary`.
+      model: "logistic", whose scores are probabilities, or "svm", whose scores are distances.
+      tokenise: the same cut into words that the sequence model gets.
+
+    Raises:
+      ValueError: naming the argument. ImportError: scikit-learn is not installed.
+    """
+    checks.one_of("features", features, FEATURES)
+    checks.one_of("model", model, MODELS)
+    if features == "vectors" and (table is None or vocabulary is None):
+        raise ValueError('features="vectors" needs table and vocabulary')
+    sklearn = _sklearn()
+    if features == "vectors":
+        fitted, other = (_means(part, tokenise, table, vocabulary) for part in (texts, others))
+    else:
+        how: dict[str, Any] = dict(tokenizer=tokenise, token_pattern=None, lowercase=False)
+        if features == "counts":
+            vectorizer = sklearn.feature_extraction.text.CountVectorizer(**how)
+        else:
+            vectorizer = sklearn.feature_extraction.text.TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, **how)
+        fitted, other = vectorizer.fit_transform(texts), vectorizer.transform(others)
+    if np.ndim(targets) == 1:
+        return _linear(sklearn, model, fitted, targets, other, int(np.max(targets)) + 1)
+    columns = [_linear(sklearn, model, fitted, column.astype(int), other, 2)[:, 1] for column in np.asarray(targets).T]
+    return np.stack(columns, 1)
 
 
 def tfidf(
@@ -17,16 +73,44 @@ def tfidf(
     Raises:
       ImportError: scikit-learn is not installed.
     """
+    labels, targets = np.unique([label for _, label in train], return_inverse=True)
+    found = scores([text for text, _ in train], targets, [text for text, _ in test], tokenise=tokenise)
+    return float(np.mean(labels[found.argmax(1)] == np.array([label for _, label in test])))
+
+
+def _linear(sklearn, model, fitted, targets, other, classes):
+    """Scores [M, K]; a class that does not occur has the lowest there is."""
+    found = np.full((other.shape[0], classes), -np.inf)
+    present = np.unique(targets)
+    if len(present) == 1:
+        found[:, present] = 1
+        return found
+    if model == "svm":
+        machine = sklearn.svm.LinearSVC(C=1.0).fit(fitted, targets)
+        distances = machine.decision_function(other)
+        found[:, present] = np.stack([-distances, distances], 1) if distances.ndim == 1 else distances
+    else:
+        regression = sklearn.linear_model.LogisticRegression(C=10, max_iter=1000).fit(fitted, targets)
+        found[:, present] = regression.predict_proba(other)
+    return found
+
+
+def _means(texts, tokenise, table, vocabulary):
+    """The mean vector of the known words of each text; zeros where none is known."""
+    rows = np.zeros((len(texts), table.shape[1]), np.float32)
+    for row, text in zip(rows, texts, strict=True):
+        ids = vocabulary.encode(tokenise(text))
+        if (ids > 1).any():
+            row[:] = table[ids[ids > 1]].mean(0)
+    return rows
+
+
+def _sklearn():
     try:
-        from sklearn.feature_extraction.text import TfidfVectorizer
-        from sklearn.linear_model import LogisticRegression
+        import sklearn
+        import sklearn.feature_extraction.text
+        import sklearn.linear_model
+        import sklearn.svm
     except ImportError as error:
-        raise ImportError("the TF-IDF baseline needs scikit-learn: pip install 'lstmjax[text]'") from error
-    vectorizer = TfidfVectorizer(
-        tokenizer=tokenise, token_pattern=None, lowercase=False, ngram_range=(1, 2), sublinear_tf=True
-    )
-    model = LogisticRegression(C=10, max_iter=1000)
-    texts, labels = zip(*train, strict=True)
-    model.fit(vectorizer.fit_transform(texts), labels)
-    texts, labels = zip(*test, strict=True)
-    return float(model.score(vectorizer.transform(texts), labels))
+        raise ImportError("the linear baselines need scikit-learn: pip install 'lstmjax[text]'") from error
+    return sklearn

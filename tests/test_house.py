@@ -72,6 +72,7 @@ ROWS = {
     "call": 11,
     "sequence": 12,
     # whole models, weights from elsewhere, and what to beat
+    "skipgram": 13,
     "models/encoder": 13,
     "models/*": 14,
     "interop/*": 13,
