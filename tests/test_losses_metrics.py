@@ -114,3 +114,35 @@ def test_attention_ignores_padding_and_survives_nothing():
     value, gradient = jax.value_and_grad(lambda xs: layers.attend(query, xs, none)[0].sum())(xs)
     assert value == 0
     assert (gradient == 0).all()
+
+
+def test_f1_of_labels_and_thresholds_against_every_threshold():
+    sklearn = pytest.importorskip("sklearn.metrics")
+    rng = np.random.default_rng(0)
+    labels = rng.random((200, 4)) < [0.05, 0.3, 0.6, 0.0]
+    scores = np.round(rng.random((200, 4)) + 0.4 * labels, 2)  # rounded, so that many are equal
+    found = metrics.best_thresholds(scores, labels)
+    assert found[3] == np.inf
+    best = metrics.f1_of_labels(scores > found, labels)
+    tried = [metrics.f1_of_labels(scores > at, labels) for at in np.arange(-0.005, 1.5, 0.01)]
+    np.testing.assert_allclose(best[:3], np.max(tried, 0)[:3])
+    np.testing.assert_allclose(best, sklearn.f1_score(labels, scores > found, average=None, zero_division=0.0))
+    assert metrics.best_thresholds(np.array([[0.3], [0.3]]), np.array([[True], [False]])) < 0.3
+    with pytest.raises(ValueError, match="scores should be finite"):
+        metrics.best_thresholds([[np.nan]], [[True]])
+    with pytest.raises(TypeError, match="should be bools"):
+        metrics.f1_of_labels([[1]], [[1]])
+    with pytest.raises(ValueError, match=r"should be \[N, K\]"):
+        metrics.f1_of_labels([[True]], [[True, False]])
+
+
+def test_correlations():
+    rng = np.random.default_rng(1)
+    a = rng.integers(0, 20, 100).astype(float)  # with ties
+    b = a + rng.normal(0, 4, 100)
+    np.testing.assert_allclose(metrics.pearson(a, b), np.corrcoef(a, b)[0, 1])
+    stats = pytest.importorskip("scipy.stats")
+    np.testing.assert_allclose(metrics.spearman(a, b), stats.spearmanr(a, b).statistic)
+    assert np.isnan(metrics.pearson([1.0, 1.0], [1.0, 2.0]))
+    with pytest.raises(ValueError, match="of one length"):
+        metrics.spearman([1.0], [1.0, 2.0])
