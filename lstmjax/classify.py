@@ -40,6 +40,7 @@ class Recipe(NamedTuple):
     learning_rate: float = 2e-3
     weight_decay: float = 1e-2
     clip: float = 1.0  # global norm of the gradient
+    average: float = 0.0  # of a running mean of the weights, that is used in their place; 0: none
     batch_size: int = 32
     buckets: int = 4
     epochs: int = 30
@@ -156,6 +157,7 @@ def fit(
         evaluate=task.evaluate,
         metric="dev_accuracy",
         patience=recipe.patience,
+        average=recipe.average or None,
         mesh=mesh,
         snapshots=snapshots,
         save_every=save_every,
@@ -220,6 +222,7 @@ def sweep(
         epochs=recipe.epochs,
         evaluate=task.evaluate_each,
         metric="dev_accuracy",
+        average=recipe.average or None,
         mesh=mesh,
         snapshots=snapshots,
         resume=resume,
@@ -418,6 +421,7 @@ def _check_recipe(recipe):
         checks.size(name, getattr(recipe, name))
     for name in ("learning_rate", "clip"):
         checks.positive(name, getattr(recipe, name))
+    checks.rate("average", recipe.average)
     checks.finite("weight_decay", recipe.weight_decay)
     if recipe.weight_decay < 0:
         raise ValueError(f"weight_decay should be a number of at least 0, got {recipe.weight_decay}")

@@ -69,6 +69,17 @@ def test_grad_of_the_vmapped_loss_is_that_of_the_explicit_batch():
     assert (4, *w_x) not in shapes
 
 
+def test_several_labels_are_a_question_each():
+    params, labels = _params(), np.array([[1, 0, 1], [0, 0, 0], [0, 1, 0], [1, 1, 1]], np.float32)
+    weights = jnp.array([1.0, 2.0, 0.0, 1.0])
+    logits = np.asarray(classifier.apply(params, IDS, LENGTHS), np.float64)
+    each = np.logaddexp(0, np.where(labels == 1, -logits, logits)).sum(1)
+    found = classifier.loss(params, Batch(IDS, LENGTHS, jnp.array(labels), weights))
+    np.testing.assert_allclose(found, (each * np.asarray(weights)).sum() / 4, rtol=1e-5)
+    several = classifier.predict(params, IDS, LENGTHS, several=True)
+    np.testing.assert_allclose(several, 1 / (1 + np.exp(-logits)), rtol=1e-5)
+
+
 def test_dropout_is_keyed():
     params, options = _params(), Options(dropout=0.5, word_dropout=0.2)
     logits = [classifier.apply(params, IDS, LENGTHS, options, k) for k in (None, jax.random.key(1), jax.random.key(1))]

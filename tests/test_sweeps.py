@@ -54,6 +54,21 @@ def test_one_that_is_not_finite_stands_still_and_disturbs_no_other():
         _sweep(loss=lambda w, batch, key, s: jnp.nan * w)
 
 
+def test_each_keeps_a_mean_of_its_own():
+    found = _sweep(average=0.9)
+    for k, rate in enumerate((0.01, 0.1, 0.4)):
+        alone = train.fit(
+            lambda w, batch, key: (w - batch) ** 2,
+            jnp.float32(0),
+            optax.sgd(rate),
+            lambda epoch: [jnp.float32(2)] * 5,
+            key=jax.random.key(0),
+            epochs=3,
+            average=0.9,
+        )
+        np.testing.assert_allclose(found.params[k], alone.params, rtol=1e-6)
+
+
 def test_a_sweep_goes_on(tmp_path):
     whole = _sweep()
     with train.Snapshots(tmp_path) as snapshots:

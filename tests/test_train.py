@@ -279,6 +279,32 @@ def test_a_run_that_is_over_is_handed_back(tmp_path):
     assert len(_saved(tmp_path, resume=True, epochs=3).history) == 3
 
 
+def test_a_running_mean_of_the_params_is_kept_evaluated_and_returned(tmp_path):
+    targets = [1.0, jnp.nan, 3.0, 2.0, 5.0]
+    step = jax.jit(train.make_step(_loss, optax.sgd(0.25), average=0.5))
+    state = train.init_state(jnp.ones(2), optax.sgd(0.25), jax.random.key(0), average=0.5)
+    mean = np.ones(2)
+    for t, target in enumerate(targets, start=1):
+        state, _ = step(state, jnp.full(2, target))
+        if np.isfinite(target):
+            decay = min(0.5, (1 + t) / (10 + t))
+            mean = decay * mean + (1 - decay) * np.asarray(state.params)
+        np.testing.assert_allclose(state.average, mean, rtol=1e-6)
+    seen = []
+    how = dict(average=0.9, evaluate=lambda w: seen.append(np.asarray(w)) or {}, epochs=3)
+    one = _saved(tmp_path / "one", **how)
+    np.testing.assert_array_equal(one.state.average, seen[-1])
+    np.testing.assert_array_equal(one.params, one.state.average)  # the last epoch is the best
+    assert (one.params != one.state.params).all()
+    _saved(tmp_path / "two", **how | dict(epochs=2))
+    chex.assert_trees_all_equal(_saved(tmp_path / "two", resume=True, **how).params, one.params)
+    _saved(tmp_path / "three", epochs=1)
+    with pytest.raises(ValueError, match="has no leaf average"):
+        _saved(tmp_path / "three", resume=True, **how)
+    with pytest.raises(ValueError, match="average should be"):
+        train.make_step(_loss, optax.sgd(0.1), average=1.0)
+
+
 def test_snapshots_between_epochs_are_those_that_are_due(tmp_path, monkeypatch):
     monkeypatch.setattr(train.Snapshots, "due", lambda self: False)
     saved = []

@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 
 from lstmjax import checks
 from lstmjax.layers import Linear, check_ids, init_embedding, init_linear, linear
-from lstmjax.losses import cross_entropy
+from lstmjax.losses import binary_cross_entropy, cross_entropy
 from lstmjax.models import encoder
 from lstmjax.models.encoder import CELLS as CELLS
 from lstmjax.models.encoder import POOLINGS as POOLINGS
@@ -36,7 +36,7 @@ class Batch(NamedTuple):
 
     ids: Any  # int [B, T]; all four jax or NumPy arrays
     lengths: Any  # int [B]
-    labels: Any  # int [B]
+    labels: Any  # int [B]; or float [B, K], 1 for each of the labels that a sequence has, of which it may have several
     weights: Any  # float [B]; 0 leaves a row out, 1 counts it
 
 
@@ -146,23 +146,31 @@ def apply(
 def loss(params: Params, batch: Batch, key: Array | None = None, *, options: Options = Options(), **how: Any) -> Array:
     """The mean cross-entropy of a batch, by its weights; dropout if there is a key.
 
+    Where a sequence may have several labels, the sum over the K labels of the cross-entropy of each, without smoothing.
+
     >>> params = init(jax.random.key(0), 100, 2)
     >>> batch = Batch(jnp.array([[5, 7]]), jnp.array([2]), jnp.array([1]), jnp.ones(1))
     >>> loss(params, batch).shape
     ()
     """
     logits = apply(params, batch.ids, batch.lengths, options, key, **how)
+    if jnp.ndim(batch.labels) == 2:
+        weights = jnp.broadcast_to(jnp.asarray(batch.weights)[:, None], logits.shape)
+        return binary_cross_entropy(logits, batch.labels, weights) * logits.shape[1]
     return cross_entropy(logits, batch.labels, batch.weights, smoothing=options.smoothing)
 
 
-def predict(params: Params, ids: Array, lengths: Array, options: Options = Options(), **how: Any) -> Array:
-    """The probabilities of the classes, [B, K].
+def predict(
+    params: Params, ids: Array, lengths: Array, options: Options = Options(), *, several: bool = False, **how: Any
+) -> Array:
+    """The probabilities of the classes, [B, K]; they sum to 1, but if `several` may hold at once.
 
     >>> params = init(jax.random.key(0), 100, 2)
     >>> float(predict(params, jnp.array([[5, 7]]), jnp.array([2])).sum().round(3))
     1.0
     """
-    return jax.nn.softmax(apply(params, ids, lengths, options, **how))
+    logits = apply(params, ids, lengths, options, **how)
+    return jax.nn.sigmoid(logits) if several else jax.nn.softmax(logits)
 
 
 def _check(params, ids, lengths, options):

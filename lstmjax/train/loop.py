@@ -44,6 +44,7 @@ def fit(
     metric: str = "loss",
     patience: int | None = None,
     accumulate: int = 1,
+    average: float | None = None,
     bad_steps: int = 10,
     mesh: jax.sharding.Mesh | None = None,
     specs: Any = None,
@@ -71,6 +72,7 @@ def fit(
         never one that is not finite.
       patience: stop after so many epochs without a better one; None never does.
       accumulate: parts of a batch, run one after the other (`make_step`).
+      average: keep a running mean of the params (`make_step`); it is evaluated, and kept as best, in their place.
       bad_steps: so many steps in a row whose loss or gradient is not finite end the run; each of them leaves params and
         optimizer as they were.
       mesh: devices that share each batch (`devices.mesh`): the first axis of each leaf is split over them, and the
@@ -104,7 +106,7 @@ def fit(
     """
     _check(key, epochs, patience, bad_steps, mesh, specs, snapshots, save_every, resume)
     # The step donates its state: what the caller gave is copied, so that it outlives the first one.
-    state: Any = init_state(jax.tree.map(jnp.copy, params), optimizer, jnp.copy(key))
+    state: Any = init_state(jax.tree.map(jnp.copy, params), optimizer, jnp.copy(key), average=average)
     state = state._replace(best=Best(jax.tree.map(jnp.copy, params), jnp.zeros((), jnp.int32)))
     options: dict[str, Any] = {"donate_argnums": 0}
     place = as_it_is if jax.default_backend() == "cpu" else jax.device_put
@@ -120,7 +122,7 @@ def fit(
     # The best are no concern of a step: they are put back where the state is saved.
     best, state = state.best, state._replace(best=None)
     run = _Run(
-        jax.jit(make_step(loss, optimizer, accumulate=accumulate), **options),
+        jax.jit(make_step(loss, optimizer, accumulate=accumulate, average=average), **options),
         leaves.named(params),
         bad_steps,
         watch or Watch(),
@@ -152,7 +154,7 @@ def fit(
                 history.append(record)
                 if better:
                     best_epoch = epoch + 1
-                    best = Best(jax.tree.map(jnp.copy, state.params), jnp.full_like(best.epoch, best_epoch))
+                    best = Best(jax.tree.map(jnp.copy, state.weights), jnp.full_like(best.epoch, best_epoch))
                 state = run.turn(state)
                 run.watch.epoch_ends(record, better)
                 asked = save_every and record["step"] % save_every == 0
@@ -291,7 +293,7 @@ def _record(state, evaluate, metric):
         "loss": float(state.loss_sum) / (steps - skipped),
         "skipped": skipped,
     }
-    measured = evaluate(state.params) if evaluate else {}
+    measured = evaluate(state.weights) if evaluate else {}
     record |= {name: float(value) for name, value in measured.items()}
     if metric not in ("loss", *measured):
         raise ValueError(f"metric should be one of {', '.join(('loss', *measured))}, got {metric!r}")
@@ -328,7 +330,8 @@ def _shardings(state, optimizer, mesh, specs):
     kept = optax.tree_utils.tree_map_params(
         optimizer, lambda _, spot: spot, state.optimizer, params, transform_non_params=lambda _: everywhere
     )
-    return where._replace(params=params, optimizer=kept, best=where.best._replace(params=params))
+    mean = None if state.average is None else params
+    return where._replace(params=params, optimizer=kept, average=mean, best=where.best._replace(params=params))
 
 
 def _by_rows(mesh):

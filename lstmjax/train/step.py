@@ -31,7 +31,13 @@ class State(NamedTuple):
     loss_sum: Array  # float, over the batches of this epoch whose loss and gradients were finite
     skipped: Array  # int32: batches of this epoch that were not
     in_a_row: Array  # int32: how many of the last batches were not
+    average: Any = None  # a running mean of the params, if one is kept
     best: Best | None = None
+
+    @property
+    def weights(self) -> Any:
+        """What the run has come to: the mean of the params if one is kept, else the params."""
+        return self.params if self.average is None else self.average
 
 
 class Report(NamedTuple):
@@ -42,17 +48,25 @@ class Report(NamedTuple):
     in_a_row: Array  # int32: of the state after it
 
 
-def init_state(params: Any, optimizer: optax.GradientTransformation, key: Array) -> State:
-    """The state before the first step."""
+def init_state(
+    params: Any, optimizer: optax.GradientTransformation, key: Array, *, average: float | None = None
+) -> State:
+    """The state before the first step; with `average`, one for a step that keeps a mean of the params."""
     with jax.numpy_dtype_promotion("standard"):
         opened = optimizer.init(params)
     # An array each: a step donates its state, and no buffer can be given away twice.
     step, epoch, batch, skipped, in_a_row = (jnp.zeros((), jnp.int32) for _ in range(5))
-    return State(params, opened, key, step, epoch, batch, jnp.zeros((), jnp.result_type(float)), skipped, in_a_row)
+    total = jnp.zeros((), jnp.result_type(float))
+    mean = None if average is None else jax.tree.map(jnp.copy, params)
+    return State(params, opened, key, step, epoch, batch, total, skipped, in_a_row, mean)
 
 
 def make_step(
-    loss: Callable[[Any, Any, Array], Array], optimizer: optax.GradientTransformation, *, accumulate: int = 1
+    loss: Callable[[Any, Any, Array], Array],
+    optimizer: optax.GradientTransformation,
+    *,
+    accumulate: int = 1,
+    average: float | None = None,
 ) -> Callable[[State, Any], tuple[State, Report]]:
     """A pure step, to be jitted once by whoever calls it: `jax.jit(make_step(loss, optimizer), donate_argnums=0)`.
 
@@ -68,6 +82,10 @@ def make_step(
       optimizer: any optax chain.
       accumulate: parts that a batch is cut into along the first axis of each leaf, to be run one after the other in a
         part of the memory; loss and gradient are the means of theirs.
+      average: d in [0, 1), of a mean of the params over the steps that were made, of which the last 1 / (1 - d) or so
+        count (Polyak and Juditsky 1992). It begins shorter, since the first params are no good:
+
+            m = d_t m + (1 - d_t) params,   d_t = min(d, (1 + t) / (10 + t)) after step t = 1, 2, ...
 
     Returns:
       (state, batch) -> (state, `Report`).
@@ -84,6 +102,8 @@ def make_step(
     (1.0, 1)
     """
     checks.size("accumulate", accumulate)
+    if average is not None:
+        average = checks.rate("average", average)
     gradient = jax.value_and_grad(loss)
     if accumulate > 1:
         gradient = _in_parts(gradient, accumulate)
@@ -103,6 +123,11 @@ def make_step(
         params, opened = jax.tree.map(
             lambda new, old: jnp.where(ok, new, old), (params, opened), (state.params, state.optimizer)
         )
+        mean = state.average
+        if average is not None:
+            t = (state.step + 1).astype(jnp.float32)
+            share = jnp.where(ok, 1 - jnp.minimum(average, (1 + t) / (10 + t)), 0)
+            mean = jax.tree.map(lambda m, w: m + share.astype(m.dtype) * (w - m), mean, params)
         bad = 1 - ok.astype(jnp.int32)
         in_a_row = (state.in_a_row + bad) * bad
         state = state._replace(
@@ -113,6 +138,7 @@ def make_step(
             loss_sum=total.astype(state.loss_sum.dtype),
             skipped=state.skipped + bad,
             in_a_row=in_a_row,
+            average=mean,
         )
         return state, Report(value, finite, in_a_row)
 

@@ -75,6 +75,7 @@ def sweep(
     epochs: int,
     evaluate: Callable[[Any], dict[str, Array]] | None = None,
     metric: str = "loss",
+    average: float | None = None,
     mesh: jax.sharding.Mesh | None = None,
     snapshots: Snapshots | None = None,
     resume: bool = False,
@@ -92,6 +93,7 @@ def sweep(
       epochs: so many passes.
       evaluate: params of all, every leaf with a leading axis of k -> measures, each [k].
       metric: which epoch of a model and which model is best: the least if its name ends in "loss", else the greatest.
+      average: keep a running mean of the params of each (`make_step`), to be evaluated and kept in their place.
       mesh: devices that share the models, k / n each: where a step is too small for several cores, one CPU device a
         core makes use of them all. Their number divides k.
       snapshots, resume, count, watch: as in `fit`.
@@ -123,11 +125,12 @@ def sweep(
 
     def start(one):
         params, key = begin(one)
-        state = init_state(params, optimizer(one), key)
+        state = init_state(params, optimizer(one), key, average=average)
         return state, jax.tree.map(jnp.copy, params), jnp.zeros((), jnp.int32)
 
     def step(one, state, batch):
-        return make_step(lambda params, batch, key: loss(params, batch, key, one), optimizer(one))(state, batch)
+        own = make_step(lambda params, batch, key: loss(params, batch, key, one), optimizer(one), average=average)
+        return own(state, batch)
 
     every, together = jax.vmap(start), jax.vmap(step, (0, 0, None))
     place: Any = as_it_is
@@ -188,7 +191,7 @@ def sweep(
                     raise FloatingPointError(f"no model of the sweep had a finite loss in epoch {epoch + 1}")
                 past = np.max([_scores(old[metric], sign) for old in history] or [np.full(k, -np.inf)], axis=0)
                 better = _scores(record[metric], sign) > past
-                best, best_epoch = keep(better, states.params, best, np.int32(epoch + 1), best_epoch)
+                best, best_epoch = keep(better, states.weights, best, np.int32(epoch + 1), best_epoch)
                 states = turn(states)
                 history.append({name: _json(value) for name, value in record.items()})
                 seconds = time.perf_counter() - began
@@ -242,7 +245,7 @@ def _measured(states, evaluate):
     done = np.asarray(states.batch - states.skipped)
     with np.errstate(invalid="ignore", divide="ignore"):
         losses = np.where(done > 0, np.asarray(states.loss_sum) / done, np.nan)
-    return {"loss": losses} | (evaluate(states.params) if evaluate else {})
+    return {"loss": losses} | (evaluate(states.weights) if evaluate else {})
 
 
 def _keep(better, params, best, epoch, best_epoch):
