@@ -46,6 +46,12 @@ def train(options: argparse.Namespace) -> int:
     if options.data is None:
         training, dev, test = (classify.sample(part) for part in ("train", "dev", "test"))
         console.print("Data: the embedded sample of reviews, half English, half Chinese", highlight=False)
+    elif options.data in datasets.names():
+        if options.dev or options.test:
+            raise ValueError(f"{options.data} has dev and test records of its own: --dev and --test are for files")
+        one = datasets.about(options.data)
+        console.print(f"Data: {one.name}, {_licence(one)}; {one.citation}", highlight=False, soft_wrap=True)
+        training, dev, test = _of_a_set(one, "train", "dev", "test")
     else:
         training, dev, test = _splits(options, recipe.seed)
     console.print(f"train {len(training):,}, dev {len(dev):,}, test {len(test):,} records", highlight=False)
@@ -105,8 +111,12 @@ def predict(options: argparse.Namespace) -> int:
 
 
 def evaluate(options: argparse.Namespace) -> int:
-    """Measure a model on a file of records."""
-    found = classify.evaluate(classify.load(options.model), classify.read(options.data))
+    """Measure a model on a file of records, or on the test split of a set."""
+    if options.data in datasets.names():
+        (records,) = _of_a_set(datasets.about(options.data), "test")
+    else:
+        records = classify.read(options.data)
+    found = classify.evaluate(classify.load(options.model), records)
     if options.json:
         print(json.dumps(found, ensure_ascii=False))
         return 0
@@ -136,8 +146,7 @@ def data(options: argparse.Namespace) -> int:
         raise ValueError("data show needs the name of a set; data list names them")
     one, folder = datasets.about(options.name), datasets.where(options.name)
     lines = [f"{one.name}: {one.task}", f"language: {one.languages}" if one.languages else ""]
-    lines += [f"licence: {one.licence}" + (" (not for commercial use)" if one.noncommercial else "")]
-    lines += [f"cite: {one.citation}", one.note]
+    lines += [f"licence: {_licence(one)}", f"cite: {one.citation}", one.note]
     if folder is None:
         lines += [f"not here: set {datasets.FOLDER} to the folder of data sets"]
     else:
@@ -186,6 +195,20 @@ def _print_sweep(console, settings, swept, run):
         console.print(f"Curves in {run / 'sweep.png'}", highlight=False)
 
 
+def _of_a_set(one, *splits):
+    """The records of these splits of a set."""
+    parts = list(datasets.load(one.name, *splits).values())
+    for part in parts:
+        labels = getattr(part[0], "labels", None) if isinstance(part, list) else None
+        if labels is None or any(len(record.labels) != 1 for record in part):
+            raise ValueError(f"{one.name} ({one.task}) is no set of texts with one label each")
+    return [[(record.text, record.labels[0]) for record in part] for part in parts]
+
+
+def _licence(one):
+    return one.licence + (" (not for commercial use)" if one.noncommercial else "")
+
+
 def _splits(options, seed):
     """Train, dev and test records of the files given; what is not given is split off at random."""
     records = classify.read(options.data)
@@ -230,7 +253,7 @@ def _parser():
 
     command = commands.add_parser("train", help="train a text classifier; with no argument, on the embedded sample")
     command.set_defaults(run=train)
-    command.add_argument("--data", metavar="FILE", help="records, one a line: text TAB label")
+    command.add_argument("--data", metavar="SET", help="a set (data list), or a file of records: text TAB label")
     command.add_argument("--dev", metavar="FILE", help="records to choose the best epoch by (default: 10 %% of --data)")
     command.add_argument("--test", metavar="FILE", help="records to measure on (default: 10 %% of --data)")
     command.add_argument(
@@ -259,10 +282,10 @@ def _parser():
     command.add_argument("--model", metavar="DIR", required=True)
     command.add_argument("text", nargs="*", help="texts; none: lines of standard input")
 
-    command = commands.add_parser("evaluate", help="measure a model on a file of records")
+    command = commands.add_parser("evaluate", help="measure a model on records")
     command.set_defaults(run=evaluate)
     command.add_argument("--model", metavar="DIR", required=True)
-    command.add_argument("--data", metavar="FILE", required=True, help="records, one a line: text TAB label")
+    command.add_argument("--data", metavar="SET", required=True, help="a set, or a file of records: text TAB label")
     command.add_argument("--json", action="store_true", help="print JSON")
 
     command = commands.add_parser(

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lstmjax import datasets
+from lstmjax import classify, datasets
 from lstmjax.__main__ import main
 from lstmjax.datasets import records, store
 
@@ -189,6 +189,30 @@ def test_every_set_is_as_it_is_described(name, monkeypatch):
     if name == "warpeace":
         assert sum(counts.values()) == 3196211
     assert datasets.where(name) == SHARED / datasets.about(name).folder
+
+
+def test_a_classifier_is_trained_on_a_set_by_name(folder, tmp_path, capsys):
+    for split, n in (("train", 12), ("valid", 4), ("test", 4)):
+        rows = [("turn it up", "O O O", "Up"), ("turn it down", "O O O", "Down")] * n
+        for name, column in zip(("seq.in", "seq.out", "label"), zip(*rows, strict=True), strict=True):
+            _write(folder / "textcls_snips" / split / name, "\n".join(column))
+    out = tmp_path / "m"
+    how = ["--out", str(out), "--epochs", "8", "--members", "1", "--hidden", "8", "--embedding", "8"]
+    how += ["--buckets", "1", "--learning-rate", "0.03", "--no-bidirectional"]
+    assert main(["train", "--data", "snips", *how]) == 0
+    said = capsys.readouterr().out
+    assert "Data: snips, CC0 1.0; Coucke et al. 2018" in said
+    assert "train 24, dev 8, test 8 records" in said
+    assert classify.evaluate(classify.load(out), [("turn it down", "Down"), ("turn it up", "Up")])["accuracy"] == 1
+    assert main(["evaluate", "--model", str(out), "--data", "snips"]) == 0
+    assert "8 records, accuracy 1.0000" in capsys.readouterr().out
+    assert main(["train", "--data", "snips", "--dev", "x", *how]) == 2
+    assert "snips has dev and test records of its own" in capsys.readouterr().err
+    for split in ("train", "dev", "test"):
+        for language in ("ja", "en"):
+            _write(folder / "mt_ja_en_10k" / f"{split}.{language}", "a")
+    assert main(["train", "--data", "ja_en_10k", *how]) == 2
+    assert "is no set of texts with one label each" in capsys.readouterr().err
 
 
 def test_the_command_line_shows_sets_and_their_licences(folder, capsys):
