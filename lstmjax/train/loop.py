@@ -14,7 +14,7 @@ from lstmjax import checks, devices, leaves
 from lstmjax.train.feed import ahead, as_it_is
 from lstmjax.train.reports import Reports
 from lstmjax.train.snapshots import Snapshots
-from lstmjax.train.step import Best, State, init_state, make_step
+from lstmjax.train.step import Best, State, init_state, make_step, next_epoch
 from lstmjax.train.stop import Stop
 from lstmjax.train.summary import summarise
 from lstmjax.train.watch import Watch
@@ -129,7 +129,7 @@ def fit(
         snapshots,
         save_every,
         {"run": about},
-        turn=jax.jit(_next_epoch, donate_argnums=0, out_shardings=options.get("out_shardings", (None,))[0]),
+        turn=jax.jit(next_epoch, donate_argnums=0, out_shardings=options.get("out_shardings", (None,))[0]),
     )
     best_epoch = int(best.epoch)
     if resumed:
@@ -298,13 +298,6 @@ def _record(state, evaluate, metric):
     if metric not in ("loss", *measured):
         raise ValueError(f"metric should be one of {', '.join(('loss', *measured))}, got {metric!r}")
     return record
-
-
-def _next_epoch(state):
-    zero = jnp.zeros_like
-    return state._replace(
-        epoch=state.epoch + 1, batch=zero(state.batch), loss_sum=zero(state.loss_sum), skipped=zero(state.skipped)
-    )
 
 
 def _shardings(state, optimizer, mesh, specs):

@@ -61,6 +61,14 @@ def init_state(
     return State(params, opened, key, step, epoch, batch, total, skipped, in_a_row, mean)
 
 
+def next_epoch(state: State) -> State:
+    """The state at the beginning of the epoch after this one; of one run, or of many in one."""
+    zero = jnp.zeros_like
+    return state._replace(
+        epoch=state.epoch + 1, batch=zero(state.batch), loss_sum=zero(state.loss_sum), skipped=zero(state.skipped)
+    )
+
+
 def make_step(
     loss: Callable[[Any, Any, Array], Array],
     optimizer: optax.GradientTransformation,

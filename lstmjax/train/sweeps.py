@@ -15,7 +15,7 @@ from lstmjax import checks
 from lstmjax.train.feed import ahead, as_it_is
 from lstmjax.train.reports import Reports
 from lstmjax.train.snapshots import Snapshots
-from lstmjax.train.step import init_state, make_step
+from lstmjax.train.step import init_state, make_step, next_epoch
 from lstmjax.train.stop import Stop
 from lstmjax.train.watch import Watch
 
@@ -140,7 +140,7 @@ def sweep(
         together = jax.shard_map(together, mesh=mesh, in_specs=(lead, lead, whole), out_specs=lead)
         place = partial(_to_all, sharding=NamedSharding(mesh, whole))
         columns = jax.device_put(columns, NamedSharding(mesh, lead))
-    step_all, keep, turn = jax.jit(together, donate_argnums=1), jax.jit(_keep), jax.jit(_turn, donate_argnums=0)
+    step_all, keep, turn = jax.jit(together, donate_argnums=1), jax.jit(_keep), jax.jit(next_epoch, donate_argnums=0)
     states, best, best_epoch = jax.jit(every)(columns)
     history: list[dict[str, list]] = []
     known = {"settings": {name: list(values) for name, values in settings.items()}}
@@ -255,16 +255,6 @@ def _keep(better, params, best, epoch, best_epoch):
         return jnp.where(jax.lax.expand_dims(better, range(1, new.ndim)), new, old)
 
     return jax.tree.map(pick, params, best), jnp.where(better, epoch, best_epoch)
-
-
-def _turn(states):
-    zero = jnp.zeros_like
-    return states._replace(
-        epoch=states.epoch + 1,
-        batch=zero(states.batch),
-        loss_sum=zero(states.loss_sum),
-        skipped=zero(states.skipped),
-    )
 
 
 def _json(values):
