@@ -15,6 +15,8 @@ from lstmjax import classify
 
 WORDS = {"up": ("good", "great", "fine", "lovely"), "down": ("bad", "poor", "awful", "dull")}
 QUICK = [
+    "--members",
+    "2",
     "--epochs",
     "10",
     "--hidden",
@@ -51,7 +53,7 @@ def model(data):
 
 
 def test_train_reports_baselines(data, tmp_path, capsys):
-    assert cli.main(["train", "--data", str(data), "--out", str(tmp_path / "m"), "--epochs", "1", *QUICK[2:]]) == 0
+    assert cli.main(["train", "--data", str(data), "--out", str(tmp_path / "m"), *QUICK, "--epochs", "1"]) == 0
     said = capsys.readouterr().out
     for part in ("LSTM classifier", "TF-IDF + logistic regression", "majority class", "0.5000", "Saved to"):
         assert part in said
