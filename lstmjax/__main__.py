@@ -112,11 +112,12 @@ def predict(options: argparse.Namespace) -> int:
 
 def evaluate(options: argparse.Namespace) -> int:
     """Measure a model on a file of records, or on the test split of a set."""
+    model = classify.load(options.model)
     if options.data in datasets.names():
         (records,) = _of_a_set(datasets.about(options.data), "test")
     else:
         records = classify.read(options.data)
-    found = classify.evaluate(classify.load(options.model), records)
+    found = classify.evaluate(model, records)
     if options.json:
         print(json.dumps(found, ensure_ascii=False))
         return 0

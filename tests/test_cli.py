@@ -225,7 +225,7 @@ def test_a_run_that_was_stopped_goes_on(data, tmp_path, capsys):
 
 def test_a_sweep_ends_with_a_table_and_the_best_model(data, tmp_path, capsys):
     out = tmp_path / "m"
-    options = ["--epochs", "3", "--members", "1", *QUICK[2:-2]]
+    options = [*QUICK[:-2], "--epochs", "3", "--members", "1"]
     assert cli.main(["train", "--data", str(data), "--out", str(out), "--sweep", "lr=1e-6,0.03", *options]) == 0
     said = capsys.readouterr().out
     assert "learning_rate" in said
