@@ -181,6 +181,38 @@ def _haiku(case, dtype):
     return _jax(_stacked(layer), own, ours)
 
 
+def _jax_rnn(case, dtype):
+    from jax.experimental import rnn
+
+    def own(layer):
+        w_x, w_h, b = layer
+        # [4H, D] and [4H, H], row after row, and two biases, of which the sum counts.
+        return np.concatenate([w_x.T.ravel(), w_h.T.ravel(), b, 0 * b])
+
+    H = case.H
+
+    def ours(flat):
+        D = len(flat) // (4 * H) - H - 2
+        w_x, w_h, b, _ = np.split(np.asarray(flat), np.cumsum([4 * H * D, 4 * H * H, 4 * H]))
+        return Layer(w_x.reshape(4 * H, D).T, w_h.reshape(4 * H, H).T, b)
+
+    def layer(flat, state, xs, reverse, lengths):
+        B, T, D = xs.shape
+        xs = xs[:, ::-1] if reverse else xs
+        steps = jnp.full(B, T, jnp.int32) if lengths is None else lengths
+        sizes = dict(input_size=D, hidden_size=H, num_layers=1, dropout=0.0, bidirectional=False)
+        ys, h, c = rnn.lstm(xs, state.h[None], state.c[None], flat, steps, **sizes)
+        return State(h[0], c[0]), (ys[:, ::-1] if reverse else ys)
+
+    return _jax(_stacked(layer), own, ours, batch_major=True)
+
+
+def _jax_rnn_lacks(case, dtype):
+    if jax.default_backend() != "gpu":
+        return "jax.experimental.rnn needs an NVIDIA GPU"
+    return None if dtype == "float32" else "jax.experimental.rnn is float32 only"
+
+
 def _haiku_order(w):
     """Gates i, f, g, o in the order i, g, f, o, and back."""
     i, f, g, o = np.split(np.asarray(w), 4, axis=-1)
@@ -323,6 +355,7 @@ RIVALS = {
     "equinox": Rival(("equinox",), _equinox, _equinox_lacks),
     "haiku": Rival(("haiku",), _haiku, _haiku_lacks),
     "keras": Rival(("keras",), _keras),
+    "jax-rnn": Rival(("jax",), _jax_rnn, _jax_rnn_lacks),
     "torch": Rival(("torch",), _torch, _torch_lacks),
     "torch-compile": Rival(("torch",), partial(_torch, traced=True), _torch_compile_lacks, asked=True),
 }

@@ -30,6 +30,7 @@ class Config(NamedTuple):
     precision: Any
     rest: tuple[str, ...]  # the operands after the six linear ones, of "lengths", "mask", "reset" and "recurrent"
     insist: bool
+    persistent: bool = False  # whether a GPU may run it in one kernel
 
 
 def forward(w_x, w_h, b, xs, h0, c0, *rest, config, keep, lanes=1, widen=False):

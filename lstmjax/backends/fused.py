@@ -20,7 +20,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from lstmjax import varying
-from lstmjax.backends import scan
+from lstmjax.backends import kernel, scan
 from lstmjax.backends.chunked import Config, backward, forward
 from lstmjax.cells.lstm import LSTMParams, LSTMState, variant
 from lstmjax.cells.products import matmul_dtype, state_dtype, wider
@@ -61,6 +61,7 @@ def run(
     remat=False,
     noise=QUIET,
     insist=False,
+    persistent=False,
     **_,
 ):
     """A layer over time; arguments and results are those of `scan.run`, and beside them:
@@ -71,6 +72,7 @@ def run(
     remat: asks for "outputs"; a number is the steps in a chunk, at whose ends the cell is kept.
     insist: whether fused was asked for by name; forward mode and second derivatives are then an error, not left to
       scan.
+    persistent: whether a GPU takes its kernel for it (see `persistent`).
     """
     T, *batch, D = xs.shape
     dtype, wide = matmul_dtype(params, xs, compute_dtype), state_dtype(xs.dtype)
@@ -102,6 +104,7 @@ def run(
         precision=precision,
         rest=tuple(given),
         insist=insist,
+        persistent=persistent,
     )
     b = params.b
     if b is None:
@@ -158,7 +161,7 @@ def _tuned(B, H, dtype):
 def tangent(*operands, config, wrt):
     """Tangents of hs, h and c. Reached only in forward mode, which scan does."""
     if config.insist:
-        raise TypeError(_ORDER)
+        raise _refusal(config)
     given, primals = list(operands[: sum(wrt)]), operands[sum(wrt) :]
     linear, rest = primals[:6], primals[6 : 6 + len(config.rest)]
     tangents = [given.pop(0) if wanted else jnp.zeros_like(p) for p, wanted in zip(linear, wrt, strict=True)]
@@ -183,15 +186,17 @@ def _by_scan(config, linear, rest):
     return ys.astype(config.stored), *state
 
 
-_ORDER = (
-    'backend="fused" has no forward-mode or second derivatives; ask for backend="scan", or leave backend=None, '
-    "which takes scan for them"
-)
+def _refusal(config):
+    name = "persistent" if config.persistent else "fused"
+    return TypeError(
+        f'backend="{name}" has no forward-mode or second derivatives; ask for backend="scan", or leave backend=None, '
+        "which takes scan for them"
+    )
 
 
 def _run_jvp(primals, tangents, *, config, keep):
     if keep and config.insist:
-        raise TypeError(_ORDER)
+        raise _refusal(config)
     primals = list(primals)
     out = run_p.bind(*primals, config=config, keep=True)
     linear = list(zip(primals[:6], tangents[:6], strict=True))
@@ -205,7 +210,7 @@ def _run_jvp(primals, tangents, *, config, keep):
 
 def _tangent_jvp(primals, tangents, *, config, wrt):
     if config.insist:
-        raise TypeError(_ORDER)
+        raise _refusal(config)
     n, end = sum(wrt) + 6, sum(wrt) + 6 + len(config.rest)
     given, results = _tangent_layouts(config, wrt)
     function = _grouped(partial(tangent, config=config, wrt=wrt), given[:end], results)
@@ -226,7 +231,7 @@ def _tangent_transpose(cotangents, *operands, config, wrt):
 
 def _vjp_jvp(primals, tangents, *, config, wrt):
     if config.insist:
-        raise TypeError(_ORDER)
+        raise _refusal(config)
     n = 9 + len(config.rest)
     tangents = [ad.instantiate_zeros(d) for d in tangents[:9]]
     gradients = _grouped(partial(_gradients_by_scan, config=config, wrt=wrt), *_vjp_layouts(config, wrt, by_scan=True))
@@ -363,11 +368,12 @@ def _vjp_avals(*operands, config, wrt):
     return [aval for aval, wanted in zip(operands[3:9], wrt, strict=True) if wanted]
 
 
-def _primitive(name, function, static, layouts, avals, xs=None, tuned=None):
+def _primitive(name, function, static, layouts, avals, xs=None, tuned=None, on_gpu=None):
     """A primitive that lowers to `function` over groups; outside of jit it is jitted once per static parameters.
 
     xs: which operand the sequence is, w_h being two before it.
     tuned: (B, H, dtype of the products) -> options of `function` for a CPU.
+    on_gpu: what does the same in one kernel, where `kernel.usable`.
     """
 
     def lowered(*args, **params):
@@ -377,6 +383,12 @@ def _primitive(name, function, static, layouts, avals, xs=None, tuned=None):
         (groups, B), H = args[xs].shape[1:3], args[xs - 2].shape[1]
         options = tuned(B, H, params["config"].dtype) if groups == 1 else {}
         return _grouped(partial(function, **params, **options), *layouts(**params))(*args)
+
+    def on_cuda(*args, **params):
+        (groups, B), H, config = args[xs].shape[1:3], args[xs - 2].shape[1], params["config"]
+        # Groups would take turns at the kernel; who asked for it by name gets that, else they run side by side.
+        can = kernel.usable(config, B, H, back=function is backward) and (groups == 1 or config.insist)
+        return _grouped(partial(on_gpu if can else function, **params), *layouts(**params))(*args)
 
     primitive = Primitive(name)
     primitive.multiple_results = True
@@ -389,19 +401,20 @@ def _primitive(name, function, static, layouts, avals, xs=None, tuned=None):
 
     primitive.def_impl(eager)
     mlir.register_lowering(primitive, mlir.lower_fun(lowered, multiple_results=True))
-    if tuned is not None:
+    for platform, special in (("cpu", on_cpu), ("cuda", on_cuda)) if tuned is not None else ():
 
-        def rule(ctx, *args, **params):
-            # In a program for several devices the batch may be split over them, and a lane would lie on one of them.
+        def rule(ctx, *args, special=special, **params):
+            # In a program for several devices the batch may be split over them, and a lane would lie on one of them, as
+            # would the kernel.
             alone = getattr(ctx.module_context.axis_context, "num_devices", None) == 1
-            return mlir.lower_fun(on_cpu if alone else lowered, multiple_results=True)(ctx, *args, **params)
+            return mlir.lower_fun(special if alone else lowered, multiple_results=True)(ctx, *args, **params)
 
-        mlir.register_lowering(primitive, rule, platform="cpu")
+        mlir.register_lowering(primitive, rule, platform=platform)
     batching.primitive_batchers[primitive] = partial(_batch, primitive, layouts)
     return primitive
 
 
-run_p = _primitive("lstm", forward, "keep", _run_layouts, _run_avals, 3, _tuned)
+run_p = _primitive("lstm", forward, "keep", _run_layouts, _run_avals, 3, _tuned, kernel.forward)
 tangent_p = _primitive("lstm_tangent", tangent, "wrt", _tangent_layouts, _tangent_avals)
 vjp_p = _primitive(
     "lstm_vjp",
@@ -411,6 +424,7 @@ vjp_p = _primitive(
     _vjp_avals,
     6,
     lambda B, H, dtype: _tuned(B, H, dtype) | {"weights_first": H >= 768},
+    kernel.backward,
 )
 ad.primitive_jvps[run_p] = _run_jvp
 ad.primitive_jvps[tangent_p] = _tangent_jvp
