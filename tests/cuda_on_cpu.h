@@ -55,6 +55,7 @@ struct Warp {
 
 struct Block {
   Meeting meeting{0};
+  Meeting* cluster;
   std::vector<char> shared;
   std::vector<Warp> warps;
 };
@@ -71,6 +72,8 @@ struct Fiber {
 inline thread_local Fiber* now = nullptr;
 inline thread_local ucontext_t scheduler;
 inline thread_local Index grid;
+inline thread_local std::vector<Block>* blocks;
+inline thread_local int cluster_size;
 inline thread_local std::function<void()>* work;
 
 inline void yield() { swapcontext(&now->context, &scheduler); }
@@ -167,6 +170,23 @@ inline void write_through(uint32_t* to, uint32_t first, uint32_t second) {
   to[0] = first;
   to[1] = second;
 }
+inline uint4 read_shared(const uint4* from) { return read_through(from); }
+inline void read_again(uint4& v, const uint4* from, uint32_t stale) {
+  if (stale) v = read_through(from);
+}
+using Peer = char*;
+inline Peer of_peer(const void* here, int rank) {
+  using namespace emulated;
+  Block& there = (*blocks)[now->block.x / cluster_size * cluster_size + rank];
+  return there.shared.data() + (static_cast<const char*>(here) - now->home->shared.data());
+}
+template <class... Words>
+void write_peer(Peer there, int offset, Words... words) {
+  write_through(reinterpret_cast<uint32_t*>(there + offset), words...);
+}
+inline void cluster_barrier() {
+  emulated::meet(*emulated::now->home->cluster, [] {});
+}
 inline float once(const float* from) { return *from; }
 inline void trap() {
   fprintf(stderr, "a block waited in vain\n");
@@ -216,18 +236,26 @@ inline float __expf(float x) { return std::exp(x); }
 inline float __fdividef(float x, float y) { return x / y; }
 
 template <class Kernel, class Arguments>
-const char* start(Kernel kernel, int blocks, int threads, size_t shared, Arguments args, void* exchange, size_t bytes,
-                  int filling, Stream) {
+const char* start(Kernel kernel, int blocks, int threads, size_t shared, Arguments args, int cluster, void* exchange,
+                  size_t bytes, int filling, Stream) {
   if (shared > 227 * 1024) return "too much shared memory";
-  if (blocks > 132) return "more blocks than multiprocessors";
-  memset(exchange, filling, bytes);
+  if (!cluster && blocks > 132) return "more blocks than multiprocessors";
+  if (cluster > 16) return "too large a cluster";
+  if (bytes) memset(exchange, filling, bytes);
   std::function<void()> work = [&] { kernel(args); };
   emulated::work = &work;
   emulated::grid = {blocks};
   std::vector<emulated::Block> homes(blocks);
+  std::vector<emulated::Meeting> clusters(cluster ? blocks / cluster : 0);
+  emulated::blocks = &homes;
+  emulated::cluster_size = cluster;
   std::vector<std::unique_ptr<emulated::Fiber>> fibers;
   for (int b = 0; b < blocks; b++) {
     homes[b].meeting.size = threads;
+    if (cluster) {
+      homes[b].cluster = &clusters[b / cluster];
+      homes[b].cluster->size = cluster * threads;
+    }
     homes[b].shared.assign(shared, (char)0xFF);  // NaN, where nobody wrote
     homes[b].warps.resize(threads / 32);
     for (int t = 0; t < threads; t++) {

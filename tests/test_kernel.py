@@ -15,18 +15,46 @@ from lstmjax.backends import chunked, kernel, nvcc
 TOLERANCES = {"float32": 4e-3, "bfloat16": 3e-2, "float16": 4e-3}
 
 
+B, H = 70, 20  # fill no tile of rows or units
+
+# As if there were few multiprocessors: two groups go over their rows several times, or once.
+CUTS = [
+    (dtype, kind, passes)
+    for dtype in ("float32", "float16")
+    for kind in [(1, 1, False, 8), (2, 2, False, 4), (1, 2, True, 4), (2, 1, True, 8)]
+    for passes in (1, 2)
+]
+
+
+def cut_of(B, H, dtype, back, kind, passes):
+    """A kernel of this kind with so many passes."""
+    found, _ = kernel.cut(B, H, dtype, back, *kind)
+    groups = -(-B // (16 * found.rows * passes))
+    return found._replace(groups=groups, passes=passes, exchange=found.exchange and 1 << 22)
+
+
 @pytest.fixture(scope="session")
-def emulated(tmp_path_factory):
-    """The calls of the kernel on this CPU."""
+def library(tmp_path_factory):
+    """All kernels of these tests, on this CPU."""
     compiler = shutil.which("g++")
     if compiler is None:
         pytest.skip("no g++ to compile the kernel's source with")
+    lines = set()
+    for back in (False, True):
+        for dtype in TOLERANCES:
+            lines.add(kernel.source(kernel.plan(5, 24, jnp.dtype(dtype), back=back), 24, dtype, back=back))
+        for dtype, kind, passes in CUTS:
+            lines.add(kernel.source(cut_of(B, H, jnp.dtype(dtype), back, kind, passes), H, dtype, back=back))
     path = tmp_path_factory.mktemp("kernel") / "emulated.so"
     here = str(nvcc.SOURCE.parents[2] / "tests")
     arguments = [compiler, "-std=c++17", "-O1", "-shared", "-fPIC", "-w", "-DLSTMJAX_EMULATED", "-I", here, "-x", "c++"]
-    problem = nvcc.build(path, arguments)
-    assert problem is None, problem
+    assert nvcc.build(path, arguments, "\n".join(sorted(lines))) is None
     assert nvcc.load(path, "cpu") is None
+
+
+@pytest.fixture
+def emulated(library, monkeypatch):
+    monkeypatch.setattr(nvcc, "suffix", lambda kernel: "")
 
 
 def problem(T, B, D, H, dtype, rest=(), reverse=False, stored=None, seed=0):
@@ -83,3 +111,11 @@ def compare(operands, cotangents, config):
 @pytest.mark.parametrize("dtype", TOLERANCES)
 def test_equals_fused(emulated, dtype, rest, reverse):
     compare(*problem(6, 5, 3, 24, dtype, rest, reverse))
+
+
+@pytest.mark.parametrize("case", CUTS, ids=str)
+def test_every_cut(emulated, monkeypatch, case):
+    """Several groups, one pass and several, rows and units that fill no tile."""
+    _, kind, passes = case
+    monkeypatch.setattr(kernel, "plan", lambda B, H, dtype, back: cut_of(B, H, dtype, back, kind, passes))
+    compare(*problem(4, B, 3, H, case[0], ("lengths",), reverse=True))

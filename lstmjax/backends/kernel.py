@@ -15,13 +15,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from lstmjax.backends import nvcc
 from lstmjax.cells.products import biased, dot
 
 # Of an H100 and an H200; a GPU that has fewer or less refuses the launch.
 MULTIPROCESSORS = 132
 SHARED = 227 * 1024
+CLUSTER = 16  # thread blocks in a cluster at most
 
-WARPS, ROWS, UNITS = 8, 16, 8  # of a block of threads; of a tile of the matrix units; of a block of units
+ROWS, UNITS = 16, 8  # of a tile of the matrix units; of a block of units
 
 
 class Plan(NamedTuple):
@@ -29,11 +31,22 @@ class Plan(NamedTuple):
 
     units: int  # blocks of 8 units in a thread block
     rows: int  # tiles of 16 rows that it multiplies at once
-    groups: int  # of thread blocks, each with sequences of its own
-    team: int  # thread blocks in a group
-    passes: int  # times it goes over its rows in a step
-    buffers: int  # for sums: with two, a barrier less
+    team: int  # thread blocks that have all units
+    cluster: bool  # whether a team hands over through its shared memory; else through the L2 cache
+    warps: int  # of a thread block
+    groups: int  # teams, each with sequences of its own
+    passes: int  # times a thread block goes over its rows in a step
     exchange: int  # bytes
+
+
+# The kinds of kernels that are tried: units, rows, cluster and warps of a plan.
+KINDS = [
+    (units, rows, cluster, warps)
+    for cluster in (False, True)
+    for units in (1, 2)
+    for rows in (1, 2)
+    for warps in (4, 8)
+]
 
 
 def precise(dtype, precision) -> str | None:
@@ -53,43 +66,67 @@ def precise(dtype, precision) -> str | None:
 @functools.cache
 def plan(B: int, H: int, dtype, *, back: bool) -> Plan | None:
     """The quickest cut by a rough reckoning in cycles, or None where no cut has the weights fit in."""
+    cuts = (cut(B, H, dtype, back, *kind) for kind in KINDS)
+    return min((found for found in cuts if found is not None), key=lambda found: found[1], default=(None, 0))[0]
+
+
+def cut(B, H, dtype, back, units, rows, cluster, warps):
+    """A plan and its cycles for a step, or None where it does not fit."""
     wide = jnp.dtype(dtype).itemsize == 4
-    best, least = None, float("inf")
-    for units in (1, 2):
-        for rows in (1, 2):
-            found = _cut(B, H, wide, back, units, rows)
-            if found is not None and found[1] < least:
-                best, least = found
-    return best
-
-
-def _cut(B, H, wide, back, units, rows):
-    """A plan and its cycles for a step."""
-    lattice = np.lcm(1 if wide else 2, units)
-    blocks = int(-(-H // (UNITS * lattice)) * lattice)
-    team = blocks // units
-    tiles_of_rows = -(-B // ROWS)
-    if team > MULTIPROCESSORS:
+    lattice = int(np.lcm(1 if wide else 2, units))
+    team = -(-H // (UNITS * lattice)) * lattice // units
+    if cluster:
+        team = 1 << (team - 1).bit_length()
+        team *= 2 if team * units % lattice else 1
+    if team > (CLUSTER if cluster else MULTIPROCESSORS):
         return None
-    groups = min(MULTIPROCESSORS // team, -(-tiles_of_rows // rows))
-    passes = -(-tiles_of_rows // (rows * groups))
-    groups = -(-tiles_of_rows // (rows * passes))
+    of_rows = -(-B // ROWS)
+    # A cluster of 16 finds room seven times only, since it has to lie within one part of the chip.
+    groups = min((MULTIPROCESSORS - 12 * (cluster and team == CLUSTER)) // team, -(-of_rows // rows))
+    passes = -(-of_rows // (rows * groups))
+    groups = -(-of_rows // (rows * passes))
+    blocks = team * units
     tiles = blocks * (4 if wide else 2) if back else blocks if wide else blocks // 2
     columns = units if back else 4 * units
-    fixed = tiles * columns * 256 + 3 * passes * rows * units * 512
-    sums = WARPS * rows * columns * 512
-    if fixed + sums > SHARED:
+    share, slot = -(-tiles // warps), tiles * rows * 512
+    resident = 2 * share * columns <= 100
+    shared = (
+        (0 if resident else tiles * columns * 256)
+        + 2 * warps * rows * columns * 512
+        + (0 if passes == 1 else 12 * passes * rows * units * 128)
+        + (2 * passes * slot if cluster else 0)
+    )
+    if shared > SHARED:
         return None
-    buffers = 2 if fixed + 2 * sums <= SHARED else 1
     # Reading the weights, multiplying, and what comes in by the L2 cache; then the way of a step there and back.
-    one = tiles * columns * (2 + 2 * rows) + tiles * rows * 8
-    cycles = max(1800 + one, passes * (one + 300))
-    return Plan(units, rows, groups, team, passes, buffers, 2 * groups * passes * tiles * rows * 512), cycles
+    one = tiles * columns * (2 * (not resident) + 2 * rows) + tiles * rows * 8
+    cycles = max((1000 if cluster else 1800) + one, passes * (one + 300))
+    return Plan(units, rows, team, cluster, warps, groups, passes, 0 if cluster else 2 * groups * passes * slot), cycles
+
+
+def source(how: Plan, H: int, dtype, *, back: bool) -> str:
+    """The line of `persistent.cu` that is this kernel."""
+    kind = {"bfloat16": "BF16, BFloat16", "float16": "F16, Float16", "float32": "F32, TF32"}[jnp.dtype(dtype).name]
+    said = [back, kind, H, how.units, how.rows, how.team, how.cluster, how.passes == 1, how.warps]
+    return f"LSTMJAX_KERNEL({', '.join(str(x).lower() if isinstance(x, bool) else str(x) for x in said)})"
 
 
 def usable(config, B, H, *, back: bool) -> bool:
-    """Whether the kernel does this run."""
-    return config.persistent and config.residuals == "gates" and plan(B, H, config.dtype, back=back) is not None
+    """Whether the kernel does this run: built, if it has not been. RuntimeError where it was asked for by name, and
+    cannot be built."""
+    if not config.persistent or config.residuals != "gates":
+        return False
+    how = plan(B, H, config.dtype, back=back)
+    if how is None:
+        return False
+    problem = nvcc.failure(source(how, H, config.dtype, back=back))
+    if problem is not None and config.insist:
+        raise RuntimeError(f'backend="persistent" has no kernel for this: {problem}')
+    return problem is None
+
+
+def _target(name, how, H, config, back):
+    return name + nvcc.suffix(source(how, H, config.dtype, back=back))
 
 
 def forward(w_x, w_h, b, xs, h0, c0, *rest, config, keep):
@@ -97,7 +134,7 @@ def forward(w_x, w_h, b, xs, h0, c0, *rest, config, keep):
     T, B, _ = xs.shape
     H, dtype = len(w_h), config.dtype
     valid, restart = _steps(T, B, config, rest)
-    cut = plan(B, H, dtype, back=False)
+    how = plan(B, H, dtype, back=False)
     xw = biased(dot(_clean(xs, valid), w_x, dtype, jnp.float32, config.precision), b)
     w_h = w_h.astype(dtype)
     kept = (T, B) if keep else (0, 0)
@@ -106,11 +143,11 @@ def forward(w_x, w_h, b, xs, h0, c0, *rest, config, keep):
         *[jax.ShapeDtypeStruct((B, H), jnp.float32)] * 2,
         jax.ShapeDtypeStruct((*kept, 4 * H), jnp.float32),
         jax.ShapeDtypeStruct((*kept, H), jnp.float32),
-        jax.ShapeDtypeStruct((cut.exchange,), jnp.uint8),
+        jax.ShapeDtypeStruct((how.exchange,), jnp.uint8),
     ]
-    call = jax.ffi.ffi_call("lstmjax_forward", results, vmap_method="sequential")
+    call = jax.ffi.ffi_call(_target("lstmjax_forward", how, H, config, False), results, vmap_method="sequential")
     zh0 = dot(h0, w_h, dtype, jnp.float32, config.precision)
-    options = _attributes(cut, config) | {"hold": np.int32("mask" in config.rest)}
+    options = _attributes(how, config) | {"hold": np.int32("mask" in config.rest)}
     hs, h, c, *kept, _ = call(xw, zh0, w_h, h0, c0, _flags(valid, restart), **options)
     return [hs, h, c, *kept] if keep else [hs, h, c]
 
@@ -122,16 +159,16 @@ def backward(dhs, dh, dc, w_x, w_h, b, xs, h0, c0, *rest, config, wrt):
     T, B, _ = xs.shape
     H, dtype = len(w_h), config.dtype
     valid, restart = _steps(T, B, config, rest)
-    cut = plan(B, H, dtype, back=True)
+    how = plan(B, H, dtype, back=True)
     w_h = w_h.astype(dtype)
     results = [
         jax.ShapeDtypeStruct((T, B, 4 * H), dtype),
         *[jax.ShapeDtypeStruct((B, H), jnp.float32)] * 2,
-        jax.ShapeDtypeStruct((cut.exchange,), jnp.uint8),
+        jax.ShapeDtypeStruct((how.exchange,), jnp.uint8),
     ]
-    call = jax.ffi.ffi_call("lstmjax_backward", results, vmap_method="sequential")
+    call = jax.ffi.ffi_call(_target("lstmjax_backward", how, H, config, True), results, vmap_method="sequential")
     dhs = dhs.astype(jnp.float32)
-    dz, dh, dc, _ = call(dhs, dh, dc, w_h, c0, a, cs, _flags(valid, restart), **_attributes(cut, config))
+    dz, dh, dc, _ = call(dhs, dh, dc, w_h, c0, a, cs, _flags(valid, restart), **_attributes(how, config))
     want_wx, want_wh, want_b, want_x, want_h0, want_c0 = wrt
     found = []
     if want_wx:
@@ -174,9 +211,9 @@ def _flags(valid, restart):
     return valid.astype(jnp.uint8) + jnp.uint8(2) * restart.astype(jnp.uint8)
 
 
-def _attributes(cut, config):
-    names = ("units", "rows", "groups", "team", "passes", "buffers")
-    return {name: np.int32(getattr(cut, name)) for name in names} | {"reverse": np.int32(config.reverse)}
+def _attributes(how, config):
+    names = ("units", "rows", "team", "cluster", "warps", "groups", "passes")
+    return {name: np.int32(getattr(how, name)) for name in names} | {"reverse": np.int32(config.reverse)}
 
 
 def _clean(xs, valid):

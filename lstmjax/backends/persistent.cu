@@ -38,12 +38,49 @@ __device__ __forceinline__ uint4 read_through(const uint4* from) {
   asm volatile("ld.relaxed.gpu.global.v2.b64 {%0, %1}, [%2];" : "=l"(low), "=l"(high) : "l"(from) : "memory");
   return make_uint4((uint32_t)low, (uint32_t)(low >> 32), (uint32_t)high, (uint32_t)(high >> 32));
 }
+// Again, if `stale`: a predicate rather than a branch for each.
+__device__ __forceinline__ void read_again(uint4& v, const uint4* from, uint32_t stale) {
+  unsigned long long low = (unsigned long long)v.y << 32 | v.x, high = (unsigned long long)v.w << 32 | v.z;
+  asm volatile(
+      "{\n\t.reg .pred p;\n\tsetp.ne.u32 p, %3, 0;\n\t@p ld.relaxed.gpu.global.v2.b64 {%0, %1}, [%2];\n\t}"
+      : "+l"(low), "+l"(high)
+      : "l"(from), "r"(stale)
+      : "memory");
+  v = make_uint4((uint32_t)low, (uint32_t)(low >> 32), (uint32_t)high, (uint32_t)(high >> 32));
+}
 __device__ __forceinline__ void write_through(uint32_t* to, uint32_t word) {
   asm volatile("st.relaxed.gpu.global.b32 [%0], %1;" ::"l"(to), "r"(word) : "memory");
 }
 __device__ __forceinline__ void write_through(uint32_t* to, uint32_t first, uint32_t second) {
   const unsigned long long pair = (unsigned long long)second << 32 | first;
   asm volatile("st.relaxed.gpu.global.b64 [%0], %1;" ::"l"(to), "l"(pair) : "memory");
+}
+// The same within a cluster of blocks, from this block's shared memory and to that of the block `rank`.
+__device__ __forceinline__ uint4 read_shared(const uint4* from) {
+  unsigned long long low, high;
+  asm volatile("ld.relaxed.cluster.shared::cta.v2.b64 {%0, %1}, [%2];"
+               : "=l"(low), "=l"(high)
+               : "r"((uint32_t)__cvta_generic_to_shared(from))
+               : "memory");
+  return make_uint4((uint32_t)low, (uint32_t)(low >> 32), (uint32_t)high, (uint32_t)(high >> 32));
+}
+__device__ __forceinline__ uint32_t of_peer(const void* here, int rank) {
+  uint32_t there;
+  asm("mapa.shared::cluster.u32 %0, %1, %2;"
+      : "=r"(there)
+      : "r"((uint32_t)__cvta_generic_to_shared(here)), "r"(rank));
+  return there;
+}
+__device__ __forceinline__ void write_peer(uint32_t there, int offset, uint32_t word) {
+  asm volatile("st.relaxed.cluster.shared::cluster.b32 [%0], %1;" ::"r"(there + offset), "r"(word) : "memory");
+}
+__device__ __forceinline__ void write_peer(uint32_t there, int offset, uint32_t first, uint32_t second) {
+  const unsigned long long pair = (unsigned long long)second << 32 | first;
+  asm volatile("st.relaxed.cluster.shared::cluster.b64 [%0], %1;" ::"r"(there + offset), "l"(pair) : "memory");
+}
+using Peer = uint32_t;
+__device__ __forceinline__ void cluster_barrier() {
+  asm volatile("barrier.cluster.arrive.aligned;\n\tbarrier.cluster.wait.aligned;" ::: "memory");
 }
 __device__ __forceinline__ float once(const float* from) { return __ldcs(from); }
 __device__ __forceinline__ void trap() { __trap(); }
@@ -83,15 +120,25 @@ LSTMJAX_MMA(mma_f16, "m16n8k16.row.col.f32.f16.f16.f32")
 LSTMJAX_MMA(mma_tf32, "m16n8k8.row.col.f32.tf32.tf32.f32")
 #undef LSTMJAX_MMA
 
-// The blocks wait for each other, so all have to be there at once: a cooperative launch, or an error.
+// The blocks of a team wait for each other, so all have to be there at once: they are a cluster, or all of the grid is
+// launched as one, or there is an error.
 template <class Kernel, class Arguments>
-const char* start(Kernel kernel, int blocks, int threads, size_t shared, Arguments args, void* exchange, size_t bytes,
-                  int filling, Stream stream) {
-  cudaError_t wrong = cudaMemsetAsync(exchange, filling, bytes, stream);
+const char* start(Kernel kernel, int blocks, int threads, size_t shared, Arguments args, int cluster, void* exchange,
+                  size_t bytes, int filling, Stream stream) {
+  cudaError_t wrong = cudaSuccess;
+  if (bytes) wrong = cudaMemsetAsync(exchange, filling, bytes, stream);
   if (!wrong) wrong = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared);
-  void* given[] = {&args};
-  if (!wrong)
-    wrong = cudaLaunchCooperativeKernel((const void*)kernel, dim3(blocks), dim3(threads), given, shared, stream);
+  if (!wrong && cluster > 8) wrong = cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+  cudaLaunchAttribute how[1];
+  if (cluster) {
+    how[0].id = cudaLaunchAttributeClusterDimension;
+    how[0].val.clusterDim = {(unsigned)cluster, 1, 1};
+  } else {
+    how[0].id = cudaLaunchAttributeCooperative;
+    how[0].val.cooperative = 1;
+  }
+  cudaLaunchConfig_t config{dim3(blocks), dim3(threads), shared, stream, how, 1};
+  if (!wrong) wrong = cudaLaunchKernelEx(&config, kernel, args);
   return wrong ? cudaGetErrorString(wrong) : nullptr;
 }
 #endif
@@ -115,14 +162,10 @@ struct Args {
   float* dh;             // [B, H]: of h0, but for what goes through the products of the first steps
   float* dc;             // [B, H]: of c0
   uint4* exchange;
-  int T, B, H;
-  int blocks;            // of 8 units in all; those from H on are padding
-  int team;              // thread blocks in a group
-  int passes, buffers;
-  int reverse, hold, narrow;
+  int T, B, passes, reverse, hold, narrow;
 };
 
-constexpr int WARPS = 8, THREADS = 32 * WARPS;
+constexpr uint32_t OPEN = 0x41414141;
 
 // --- the dtypes of products ------------------------------------------------------------------------------------------
 
@@ -152,100 +195,162 @@ struct TF32 {
 
 // --- what is handed over ---------------------------------------------------------------------------------------------
 
-// Tiles of the summed axis. Forward these are units, 16 of them or 8 in TF32; backward the 8 units of a block and two of
-// their gates, or one in TF32.
-template <class E, bool BACK>
-__host__ __device__ constexpr int tiles_of(int blocks) {
-  return BACK ? blocks * (E::wide ? 4 : 2) : (E::wide ? blocks : blocks / 2);
+// How a kernel is cut.
+//   H, JT, MT: units; blocks of 8 of them, and tiles of 16 rows, that a block of threads takes
+//   TEAM, CLUSTER: blocks of threads that have all units; whether they are a cluster, and hand over by shared memory
+//   ONE: whether it goes over its rows once in a step, so that the state of a cell stays in registers
+template <class E_, bool BACK_, int H_, int JT_, int MT_, int TEAM_, bool CLUSTER_, bool ONE_, int WARPS_>
+struct Cut {
+  using E = E_;
+  static constexpr bool BACK = BACK_, CLUSTER = CLUSTER_, ONE = ONE_;
+  static constexpr int H = H_, JT = JT_, MT = MT_, TEAM = TEAM_, WARPS = WARPS_, THREADS = 32 * WARPS;
+  static constexpr int BLOCKS = TEAM * JT;  // of 8 units; those from H on are padding
+  // Tiles of the summed axis. Forward these are units, 16 of them or 8 in TF32; backward the 8 units of a block and two
+  // of their gates, or one in TF32.
+  static constexpr int TILES = BACK ? BLOCKS * (E::wide ? 4 : 2) : (E::wide ? BLOCKS : BLOCKS / 2);
+  static constexpr int COLUMNS = BACK ? JT : 4 * JT;  // tiles of 8 columns
+  static constexpr int SHARE = (TILES + WARPS - 1) / WARPS;  // of a warp in the tiles
+  static constexpr bool EVEN = TILES % WARPS == 0;
+  // Weights stay in registers where they are few enough; then as many tiles are on their way at once as find room.
+  static constexpr int WEIGHTS = 2 * SHARE * COLUMNS, SUMS = 4 * MT * COLUMNS;
+  static constexpr bool RESIDENT = WEIGHTS <= 100;
+  static constexpr int ROOM = (WARPS > 8 ? 128 : 250) - 84 - SUMS - (RESIDENT ? WEIGHTS : 16);
+  static constexpr bool WHOLE = 4 * MT * SHARE <= ROOM;
+  static constexpr int AHEAD = WHOLE ? SHARE : ROOM / (8 * MT) > 0 ? ROOM / (8 * MT) : 1;
+  static constexpr int LOTS = (SHARE + AHEAD - 1) / AHEAD;
+  static constexpr int CELLS = MT * JT * 128, MINE = (CELLS + THREADS - 1) / THREADS;
+  static constexpr int SUM_FLOATS = WARPS * MT * COLUMNS * 128;
+  static constexpr int SLOT = TILES * MT * 32;  // in units of 16 bytes
+  __host__ __device__ static size_t shared(int passes) {
+    return (RESIDENT ? 0 : (size_t)TILES * COLUMNS * 256) + 2 * SUM_FLOATS * 4 + (ONE ? 0 : (size_t)12 * passes * CELLS) +
+           (CLUSTER ? (size_t)32 * passes * SLOT : 0);
+  }
+};
+
+// The bits of a word that turn over.
+template <class K>
+__device__ __forceinline__ uint32_t turned(int s) {
+  return s & 2 ? (K::E::wide || K::BACK ? 1u : 0x40004000u) : 0u;
 }
 
-// The bits of a word that turn over; and which bits of which words say that they have.
-template <class E, bool BACK>
-__device__ __forceinline__ uint32_t turned(int phase) {
-  constexpr uint32_t mask = E::wide || BACK ? 1u : 0x40004000u;
-  return phase ? mask : 0u;
-}
-
-template <class E, bool BACK>
-__device__ __forceinline__ bool is_new(const uint4& v, uint32_t turn) {
-  if (E::wide) return (((v.x ^ turn) | (v.y ^ turn) | (v.z ^ turn) | (v.w ^ turn)) & 1u) == 0;
-  if (BACK) return (((v.x ^ turn) | (v.z ^ turn)) & 1u) == 0;
-  return (((v.x ^ turn) | (v.y ^ turn) | (v.z ^ turn) | (v.w ^ turn)) & 0x40000000u) == 0;
+// Not 0 where any word is that of an earlier turn.
+template <class K>
+__device__ __forceinline__ uint32_t stale(const uint4& v, uint32_t turn) {
+  if (K::E::wide) return ((v.x ^ turn) | (v.y ^ turn) | (v.z ^ turn) | (v.w ^ turn)) & 1u;
+  if (K::BACK) return ((v.x ^ turn) | (v.z ^ turn)) & 1u;
+  return ((v.x ^ turn) | (v.y ^ turn) | (v.z ^ turn) | (v.w ^ turn)) & 0x40000000u;
 }
 
 // As the matrix units take it. Backward in 16 bits a pair of words is one row, so the middle two change places.
-template <class E, bool BACK>
+template <class K>
 __device__ __forceinline__ uint4 operand(const uint4& v, uint32_t turn) {
-  if (E::wide) return make_uint4(v.x & ~1u, v.y & ~1u, v.z & ~1u, v.w & ~1u);
-  if (BACK) return make_uint4(v.x, v.z, v.y, v.w);
+  if (K::E::wide) return make_uint4(v.x & ~1u, v.y & ~1u, v.z & ~1u, v.w & ~1u);
+  if (K::BACK) return make_uint4(v.x, v.z, v.y, v.w);
   return make_uint4(v.x ^ turn, v.y ^ turn, v.z ^ turn, v.w ^ turn);
 }
 
-// The sum over this warp's tiles of what was handed over times the weights: acc += x w.
-template <class E, bool BACK, int NT, int MT>
-__device__ __forceinline__ void product(float (&acc)[MT][NT][4], const uint4* x, const uint2* weights, int tiles,
+// Tiles on their way: one lot, or while one is multiplied the next.
+template <class K>
+struct Ahead {
+  uint4 tile[K::LOTS > 1 ? 2 : 1][K::AHEAD][K::MT];
+};
+
+template <class K>
+__device__ __forceinline__ bool has(int i, int warp) {
+  return i + 1 < K::SHARE || K::EVEN ? i < K::SHARE : i < K::SHARE && i * K::WARPS + warp < K::TILES;
+}
+
+template <class K>
+__device__ __forceinline__ const uint4* tile_of(const uint4* x, int i, int m, int warp, int lane) {
+  return x + ((i * K::WARPS + warp) * K::MT + m) * 32 + lane;
+}
+
+template <class K>
+__device__ __forceinline__ void fetch(Ahead<K>& v, const uint4* x, int lot, int warp, int lane) {
+#pragma unroll
+  for (int i = 0; i < K::AHEAD; i++)
+#pragma unroll
+    for (int m = 0; m < K::MT; m++)
+      if (has<K>(lot * K::AHEAD + i, warp)) {
+        const uint4* from = tile_of<K>(x, lot * K::AHEAD + i, m, warp, lane);
+        v.tile[lot & 1][i][m] = K::CLUSTER ? read_shared(from) : read_through(from);
+      }
+}
+
+// The weights of this thread: in registers, or where they are in shared memory.
+template <class K>
+struct Weights {
+  uint2 held[K::RESIDENT ? K::SHARE : 1][K::RESIDENT ? K::COLUMNS : 1];
+  const uint2* shared;
+  __device__ __forceinline__ uint2 at(int i, int k, int warp, int lane) const {
+    return K::RESIDENT ? held[K::RESIDENT ? i : 0][K::RESIDENT ? k : 0]
+                       : shared[((i * K::WARPS + warp) * K::COLUMNS + k) * 32 + lane];
+  }
+};
+
+// The sum over this warp's tiles of what was handed over times the weights, left in `sums`. The first lot is fetched.
+template <class K>
+__device__ __forceinline__ void product(float* sums, Ahead<K>& v, const uint4* x, const Weights<K>& weights,
                                         uint32_t turn, int warp, int lane) {
-  constexpr int AHEAD = 8 / MT;  // tiles on their way at once
-  const int n = (tiles - warp + WARPS - 1) / WARPS;
-  uint4 now[AHEAD][MT], next[AHEAD][MT];
+  constexpr int MT = K::MT, NT = K::COLUMNS;
+  float acc[MT][NT][4];
   uint32_t most[MT][2];
 #pragma unroll
-  for (int m = 0; m < MT; m++) most[m][0] = most[m][1] = 0;
-
-  auto fetch = [&](uint4(&v)[AHEAD][MT], int first) {
+  for (int m = 0; m < MT; m++) {
+    most[m][0] = most[m][1] = 0;
 #pragma unroll
-    for (int i = 0; i < AHEAD; i++)
+    for (int k = 0; k < NT; k++)
 #pragma unroll
-      for (int m = 0; m < MT; m++)
-        if (first + i < n) v[i][m] = read_through(x + (((first + i) * WARPS + warp) * MT + m) * 32 + lane);
-  };
-
-  fetch(next, 0);
-  for (int first = 0; first < n; first += AHEAD) {
+      for (int e = 0; e < 4; e++) acc[m][k][e] = 0.0f;
+  }
 #pragma unroll
-    for (int i = 0; i < AHEAD; i++)
-#pragma unroll
-      for (int m = 0; m < MT; m++) now[i][m] = next[i][m];
-    if (first + AHEAD < n) fetch(next, first + AHEAD);
+  for (int lot = 0; lot < K::LOTS; lot++) {
+    if (lot + 1 < K::LOTS) fetch<K>(v, x, lot + 1, warp, lane);
+    auto& tile = v.tile[lot & 1];
     for (uint32_t tries = 0;; tries++) {
-      bool ready = true;
+      uint32_t wrong = 0;
 #pragma unroll
-      for (int i = 0; i < AHEAD; i++)
-#pragma unroll
-        for (int m = 0; m < MT; m++) ready = ready && (first + i >= n || is_new<E, BACK>(now[i][m], turn));
-      if (ready) break;
-      if (tries > (1u << 23)) trap();  // seconds: a fault, not a wait
-#pragma unroll
-      for (int i = 0; i < AHEAD; i++)
+      for (int i = 0; i < K::AHEAD; i++)
 #pragma unroll
         for (int m = 0; m < MT; m++)
-          if (first + i < n && !is_new<E, BACK>(now[i][m], turn))
-            now[i][m] = read_through(x + (((first + i) * WARPS + warp) * MT + m) * 32 + lane);
+          if (has<K>(lot * K::AHEAD + i, warp)) wrong |= stale<K>(tile[i][m], turn);
+      if (!wrong) break;
+      if (tries > (1u << 24)) trap();  // seconds: a fault, not a wait
+#pragma unroll
+      for (int i = 0; i < K::AHEAD; i++)
+#pragma unroll
+        for (int m = 0; m < MT; m++)
+          if (has<K>(lot * K::AHEAD + i, warp)) {
+            const uint4* from = tile_of<K>(x, lot * K::AHEAD + i, m, warp, lane);
+            if (K::CLUSTER)
+              tile[i][m] = read_shared(from);
+            else
+              read_again(tile[i][m], from, stale<K>(tile[i][m], turn));
+          }
     }
     __syncwarp();
 #pragma unroll
-    for (int i = 0; i < AHEAD; i++) {
-      if (first + i < n) {
-        const uint2* w = weights + ((first + i) * WARPS + warp) * NT * 32 + lane;
-        uint4 v[MT];
+    for (int i = 0; i < K::AHEAD; i++) {
+      if (has<K>(lot * K::AHEAD + i, warp)) {
+        uint4 u[MT];
 #pragma unroll
         for (int m = 0; m < MT; m++) {
-          v[m] = operand<E, BACK>(now[i][m], turn);
-          if (!E::wide && !BACK) {
-            most[m][0] = max_halves(max_halves(most[m][0], v[m].x), v[m].z);
-            most[m][1] = max_halves(max_halves(most[m][1], v[m].y), v[m].w);
+          u[m] = operand<K>(tile[i][m], turn);
+          if (!K::E::wide && !K::BACK) {
+            most[m][0] = max_halves(max_halves(most[m][0], u[m].x), u[m].z);
+            most[m][1] = max_halves(max_halves(most[m][1], u[m].y), u[m].w);
           }
         }
 #pragma unroll
         for (int k = 0; k < NT; k++) {
-          const uint2 b = w[k * 32];
+          const uint2 b = weights.at(lot * K::AHEAD + i, k, warp, lane);
 #pragma unroll
-          for (int m = 0; m < MT; m++) E::mma(acc[m][k], v[m], b);
+          for (int m = 0; m < MT; m++) K::E::mma(acc[m][k], u[m], b);
         }
       }
     }
   }
-  if (!E::wide && !BACK) {
+  if (!K::E::wide && !K::BACK) {
     // Rows in which a NaN has come become NaN, which times 0 is NaN.
     bool bad = false;
     uint32_t rows[MT][2];
@@ -253,16 +358,23 @@ __device__ __forceinline__ void product(float (&acc)[MT][NT][4], const uint4* x,
     for (int m = 0; m < MT; m++)
 #pragma unroll
       for (int r = 0; r < 2; r++) {
-        rows[m][r] = (most[m][r] & 0xFFFFu) == E::nan_code || (most[m][r] >> 16) == E::nan_code ? 0x7FFF7FFFu : 0u;
+        const uint32_t code = K::E::nan_code;
+        rows[m][r] = (most[m][r] & 0xFFFFu) == code || (most[m][r] >> 16) == code ? 0x7FFF7FFFu : 0u;
         bad = bad || rows[m][r];
       }
     if (any_of_warp(bad)) {
 #pragma unroll
       for (int m = 0; m < MT; m++)
 #pragma unroll
-        for (int k = 0; k < NT; k++) E::mma(acc[m][k], make_uint4(rows[m][0], rows[m][1], 0, 0), make_uint2(0, 0));
+        for (int k = 0; k < NT; k++) K::E::mma(acc[m][k], make_uint4(rows[m][0], rows[m][1], 0, 0), make_uint2(0, 0));
     }
   }
+  float4* out = reinterpret_cast<float4*>(sums) + warp * MT * NT * 32 + lane;
+#pragma unroll
+  for (int m = 0; m < MT; m++)
+#pragma unroll
+    for (int k = 0; k < NT; k++)
+      out[(m * NT + k) * 32] = make_float4(acc[m][k][0], acc[m][k][1], acc[m][k][2], acc[m][k][3]);
 }
 
 // --- the parts of a step ---------------------------------------------------------------------------------------------
@@ -277,59 +389,125 @@ __device__ __forceinline__ float tanh_of(float x) {
   return y < 0.09f ? near : far;
 }
 
-// This block's part of w_h, in the order in which the matrix units take it: [tile, column tile, lane, 2].
-template <class E, bool BACK, int JT>
-__device__ void fill(uint2* weights, const Args& p, int member, int tiles) {
-  constexpr int NT = BACK ? JT : 4 * JT;
-  const int H = p.H;
+// This block's part of w_h, as the matrix units take it: the two words of a lane for a tile and a tile of columns.
+template <class K>
+__device__ uint2 weight_of(const void* w_h, int member, int tile, int k, int lane) {
+  constexpr int H = K::H;
+  const int g = lane >> 2, t = lane & 3;
   auto at = [&](int row, int gate, int column) -> uint32_t {
-    return row < H && column < H ? E::raw(p.w_h, (size_t)row * 4 * H + gate * H + column) : 0u;
+    return row < H && column < H ? K::E::raw(w_h, (size_t)row * 4 * H + gate * H + column) : 0u;
   };
-#pragma unroll 4
-  for (int n = threadIdx.x; n < tiles * NT * 32; n += THREADS) {
-    const int lane = n & 31, k = (n >> 5) % NT, tile = (n >> 5) / NT, g = lane >> 2, t = lane & 3;
-    uint2 b;
-    if (BACK) {
-      const int unit = (member * JT + k) * 8 + g;
-      if (E::wide) {
-        const int other = (tile >> 2) * 8 + 2 * t, gate = tile & 3;
-        b = make_uint2(at(unit, gate, other), at(unit, gate, other + 1));
-      } else {
-        const int other = (tile >> 1) * 8 + 2 * t, gate = 2 * (tile & 1);
-        b.x = at(unit, gate, other) | at(unit, gate, other + 1) << 16;
-        b.y = at(unit, gate + 1, other) | at(unit, gate + 1, other + 1) << 16;
-      }
-    } else {
-      const int unit = (member * JT + (k >> 2)) * 8 + g, gate = k & 3;
-      if (E::wide) {
-        const int other = tile * 8 + 2 * t;
-        b = make_uint2(at(other, gate, unit), at(other + 1, gate, unit));
-      } else {
-        const int other = tile * 16 + 2 * t;
-        b.x = at(other, gate, unit) | at(other + 1, gate, unit) << 16;
-        b.y = at(other + 8, gate, unit) | at(other + 9, gate, unit) << 16;
-      }
+  if (K::BACK) {
+    const int unit = (member * K::JT + k) * 8 + g;
+    if (K::E::wide) {
+      const int other = (tile >> 2) * 8 + 2 * t, gate = tile & 3;
+      return make_uint2(at(unit, gate, other), at(unit, gate, other + 1));
     }
-    weights[n] = b;
+    const int other = (tile >> 1) * 8 + 2 * t, gate = 2 * (tile & 1);
+    return make_uint2(at(unit, gate, other) | at(unit, gate, other + 1) << 16,
+                      at(unit, gate + 1, other) | at(unit, gate + 1, other + 1) << 16);
+  }
+  const int unit = (member * K::JT + (k >> 2)) * 8 + g, gate = k & 3;
+  if (K::E::wide) {
+    const int other = tile * 8 + 2 * t;
+    return make_uint2(at(other, gate, unit), at(other + 1, gate, unit));
+  }
+  const int other = tile * 16 + 2 * t;
+  return make_uint2(at(other, gate, unit) | at(other + 1, gate, unit) << 16,
+                    at(other + 8, gate, unit) | at(other + 9, gate, unit) << 16);
+}
+
+template <class K>
+__device__ __forceinline__ void fill(Weights<K>& weights, uint2* shared, const void* w_h, int member, int warp,
+                                     int lane) {
+  if (K::RESIDENT) {
+#pragma unroll
+    for (int i = 0; i < K::SHARE; i++)
+#pragma unroll
+      for (int k = 0; k < K::COLUMNS; k++) {
+        weights.held[K::RESIDENT ? i : 0][K::RESIDENT ? k : 0] = make_uint2(0, 0);
+        if (has<K>(i, warp))
+          weights.held[K::RESIDENT ? i : 0][K::RESIDENT ? k : 0] =
+              weight_of<K>(w_h, member, i * K::WARPS + warp, k, lane);
+      }
+  } else {
+    weights.shared = shared;
+#pragma unroll 4
+    for (int n = warp; n < K::TILES * K::COLUMNS; n += K::WARPS)
+      shared[n * 32 + lane] = weight_of<K>(w_h, member, n / K::COLUMNS, n % K::COLUMNS, lane);
   }
 }
 
-// A cell that a thread has: where it is in a tile of sums, and whose.
+// A cell that a thread has: where it is among the sums, and whose.
+template <class K>
 struct Cell {
-  int m, j, lane, e;  // tile of rows, block of units, lane and number within its four sums
-  int row, unit;
-  bool real;
-  template <int JT>
-  __device__ static Cell of(int q, int first_row, int first_block, const Args& p) {
-    Cell cell;
-    cell.m = (q >> 7) / JT;
-    cell.j = (q >> 7) % JT;
-    cell.lane = (q & 127) >> 2;
-    cell.e = q & 3;
-    cell.row = first_row + cell.m * 16 + (cell.lane >> 2) + 8 * (cell.e >> 1);
-    cell.unit = (first_block + cell.j) * 8 + 2 * (cell.lane & 3) + (cell.e & 1);
-    cell.real = cell.row < p.B && cell.unit < p.H;
-    return cell;
+  int tile, j, lane, e;  // tile of rows and block of units, that block alone, lane and number within its four sums
+  int row, unit;         // of the first pass
+  bool there;
+  __device__ Cell(int i, int group, int passes, int member) {
+    const int q = threadIdx.x + i * K::THREADS;
+    there = K::CELLS % K::THREADS == 0 || q < K::CELLS;
+    tile = q >> 7;
+    j = tile % K::JT;
+    lane = (q & 127) >> 2;
+    e = q & 3;
+    row = group * passes * 16 * K::MT + tile / K::JT * 16 + (lane >> 2) + 8 * (e >> 1);
+    unit = (member * K::JT + j) * 8 + 2 * (lane & 3) + (e & 1);
+  }
+  // Where its first sum is, and that of the same gate of another warp SUM_FLOATS / WARPS further.
+  __device__ int sum() const {
+    return (tile / K::JT * K::COLUMNS + (K::BACK ? j : 4 * j)) * 128 + lane * 4 + e;
+  }
+};
+
+// Where the blocks of a team hand over: two slots for each pass, in memory, or in the shared memory of each.
+template <class K>
+struct Exchange {
+  uint4* base;
+  int passes;
+  Peer peers[K::CLUSTER ? K::TEAM : 1];
+  __device__ Exchange(const Args& p, char* shared, int group) : passes(K::ONE ? 1 : p.passes) {
+    base = K::CLUSTER ? reinterpret_cast<uint4*>(shared) : p.exchange + (size_t)group * 2 * passes * K::SLOT;
+    if (K::CLUSTER) {
+      // Every bit that turns over begins as that of the turn before the first.
+      for (int n = threadIdx.x; n < 2 * passes * K::SLOT; n += K::THREADS) base[n] = make_uint4(OPEN, OPEN, OPEN, OPEN);
+#pragma unroll
+      for (int rank = 0; rank < K::TEAM; rank++) peers[K::CLUSTER ? rank : 0] = of_peer(base, rank);
+      cluster_barrier();
+    }
+  }
+  __device__ __forceinline__ int place(int s, int n) const { return K::ONE ? (s & 1) * K::SLOT : ((s & 1) * passes + n) * K::SLOT; }
+  __device__ __forceinline__ const uint4* slot(int s, int n) const { return base + place(s, n); }
+  // `word` counts words of 4 bytes within a slot.
+  template <class... Words>
+  __device__ __forceinline__ void write(int s, int n, int word, Words... words) const {
+    if (K::CLUSTER) {
+#pragma unroll
+      for (int rank = 0; rank < K::TEAM; rank++)
+        write_peer(peers[K::CLUSTER ? rank : 0], place(s, n) * 16 + word * 4, words...);
+    } else {
+      write_through(reinterpret_cast<uint32_t*>(base + place(s, n)) + word, words...);
+    }
+  }
+  // Nobody leaves while others may write into its memory.
+  __device__ void close() const {
+    if (K::CLUSTER) cluster_barrier();
+  }
+};
+
+// What a cell keeps from step to step: in registers, or where there are several passes in shared memory.
+template <class K>
+struct State {
+  float mine[K::MINE][3];
+  float* shared;
+  __device__ __forceinline__ float get(int n, int i, int k) const {
+    return K::ONE ? mine[i][k] : shared[(n * 3 + k) * K::CELLS + threadIdx.x + i * K::THREADS];
+  }
+  __device__ __forceinline__ void set(int n, int i, int k, float x) {
+    if (K::ONE)
+      mine[i][k] = x;
+    else
+      shared[(n * 3 + k) * K::CELLS + threadIdx.x + i * K::THREADS] = x;
   }
 };
 
@@ -341,361 +519,356 @@ __device__ __forceinline__ void store(void* to, size_t n, float value, bool narr
     static_cast<float*>(to)[n] = value;
 }
 
-template <class E, int JT, int MT>
-__global__ void __launch_bounds__(THREADS, 1) forward(const Args p) {
-  constexpr int NT = 4 * JT, CELLS = MT * JT * 128, MINE = (CELLS + THREADS - 1) / THREADS;
-  const int tid = threadIdx.x, warp = tid >> 5, lane = tid & 31;
-  const int team = blockIdx.x / p.team, member = blockIdx.x % p.team;
-  const int tiles = tiles_of<E, false>(p.blocks), H = p.H, B = p.B, T = p.T;
-  uint2* weights = reinterpret_cast<uint2*>(shared_memory());
-  float* sums = reinterpret_cast<float*>(weights + tiles * NT * 32);
-  const int size = WARPS * MT * NT * 128;
-  float* c_state = sums + size * p.buffers;
-  float* h_state = c_state + p.passes * CELLS;
-  float* seen = h_state + p.passes * CELLS;  // h as the product sees it: 0 before a sequence begins
+template <class K>
+__global__ void __launch_bounds__(K::THREADS, 1) forward(const Args p) {
+  using E = typename K::E;
+  constexpr int H = K::H, MT = K::MT, MINE = K::MINE;
+  const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
+  const int group = blockIdx.x / K::TEAM, member = blockIdx.x % K::TEAM;
+  const int B = p.B, T = p.T, passes = K::ONE ? 1 : p.passes;
+  char* memory = shared_memory();
+  uint2* shared_weights = reinterpret_cast<uint2*>(memory);
+  float* sums = reinterpret_cast<float*>(memory + (K::RESIDENT ? 0 : K::TILES * K::COLUMNS * 256));
+  State<K> state;  // c, h, and h as the product sees it: 0 before a sequence begins
+  state.shared = sums + 2 * K::SUM_FLOATS;
+  const Exchange<K> exchange(p, reinterpret_cast<char*>(state.shared + (K::ONE ? 0 : 3 * passes * K::CELLS)), group);
+  Weights<K> weights;
+  fill<K>(weights, shared_weights, p.w_h, member, warp, lane);
 
-  fill<E, false, JT>(weights, p, member, tiles);
-  for (int n = 0; n < p.passes; n++)
-    for (int q = tid; q < CELLS; q += THREADS) {
-      const Cell cell = Cell::of<JT>(q, (team * p.passes + n) * 16 * MT, member * JT, p);
-      const size_t at = (size_t)cell.row * H + cell.unit;
-      c_state[n * CELLS + q] = cell.real ? p.c0[at] : 0.0f;
-      h_state[n * CELLS + q] = cell.real ? p.h0[at] : 0.0f;
-      seen[n * CELLS + q] = 0.0f;
+  for (int n = 0; n < passes; n++)
+#pragma unroll
+    for (int i = 0; i < MINE; i++) {
+      const Cell<K> cell(i, group, passes, member);
+      if (!cell.there) continue;
+      const int row = cell.row + n * 16 * MT;
+      const bool real = row < B && cell.unit < H;
+      state.set(n, i, 0, real ? p.c0[(size_t)row * H + cell.unit] : 0.0f);
+      state.set(n, i, 1, real ? p.h0[(size_t)row * H + cell.unit] : 0.0f);
+      state.set(n, i, 2, 0.0f);
     }
   __syncthreads();
 
   float ahead[MINE][4];
+  int flags_ahead[MINE][2];  // of the step, and of the one after it
   auto prefetch = [&](int s, int n) {
     const int t = p.reverse ? T - 1 - s : s;
 #pragma unroll
     for (int i = 0; i < MINE; i++) {
-      const int q = tid + i * THREADS;
-      const Cell cell = Cell::of<JT>(q, (team * p.passes + n) * 16 * MT, member * JT, p);
-      const float* xw = p.xw + ((size_t)t * B + cell.row) * 4 * H + cell.unit;
-      const bool there = q < CELLS && cell.real;
+      const Cell<K> cell(i, group, passes, member);
+      const int row = cell.row + n * 16 * MT;
+      const bool real = cell.there && row < B && cell.unit < H;
+      const float* xw = p.xw + ((size_t)t * B + row) * (4 * H) + cell.unit;
 #pragma unroll
-      for (int k = 0; k < 4; k++) ahead[i][k] = there ? once(xw + k * H) : 0.0f;
+      for (int k = 0; k < 4; k++) ahead[i][k] = real ? once(xw + k * H) : 0.0f;
+      flags_ahead[i][0] = s == 0 ? 3 : 1;
+      flags_ahead[i][1] = 1;
+      if (p.flags) {
+        const uint8_t* flag = p.flags + (size_t)t * B + row;
+        if (real) flags_ahead[i][0] = *flag;
+        if (real && s + 1 < T) flags_ahead[i][1] = flag[p.reverse ? -B : B];
+      }
     }
   };
 
   prefetch(0, 0);
-  int turn_of_buffer = 0;
+  Ahead<K> v;
+  int side = 0;
   for (int s = 0; s < T; s++) {
     const int t = p.reverse ? T - 1 - s : s;
-    for (int n = 0; n < p.passes; n++) {
-      const int lot = team * p.passes + n, lots = (gridDim.x / p.team) * p.passes;
-      float* sum = sums + (p.buffers == 2 ? turn_of_buffer : 0) * size;
-      turn_of_buffer ^= 1;
+    for (int n = 0; n < passes; n++) {
+      const bool last = K::ONE || n + 1 == passes, end = last && s + 1 == T;
+      float* sum = sums + side;
+      side = K::SUM_FLOATS - side;
       float z[MINE][4];
-#pragma unroll
-      for (int i = 0; i < MINE; i++)
-#pragma unroll
-        for (int k = 0; k < 4; k++) z[i][k] = ahead[i][k];
-      const bool last = n + 1 == p.passes;
-      if (!(last && s + 1 == T)) prefetch(last ? s + 1 : s, last ? 0 : n + 1);
-
-      if (s > 0) {
-        float acc[MT][NT][4];
-#pragma unroll
-        for (int m = 0; m < MT; m++)
-#pragma unroll
-          for (int k = 0; k < NT; k++)
-#pragma unroll
-            for (int e = 0; e < 4; e++) acc[m][k][e] = 0.0f;
-        const uint4* x = p.exchange + (size_t)(((s - 1) & 1) * lots + lot) * tiles * MT * 32;
-        product<E, false, NT, MT>(acc, x, weights, tiles, turned<E, false>(((s - 1) >> 1) & 1), warp, lane);
-        float4* out = reinterpret_cast<float4*>(sum) + warp * MT * NT * 32 + lane;
-#pragma unroll
-        for (int m = 0; m < MT; m++)
-#pragma unroll
-          for (int k = 0; k < NT; k++)
-            out[(m * NT + k) * 32] = make_float4(acc[m][k][0], acc[m][k][1], acc[m][k][2], acc[m][k][3]);
-      }
-      __syncthreads();
-
+      int flags[MINE][2];
 #pragma unroll
       for (int i = 0; i < MINE; i++) {
-        const int q = tid + i * THREADS;
-        if (q < CELLS) {
-          const Cell cell = Cell::of<JT>(q, lot * 16 * MT, member * JT, p);
-          int flag = s == 0 ? 3 : 1, coming = 0;
-          if (p.flags && cell.row < B) {
-            flag = p.flags[(size_t)t * B + cell.row];
-            if (s + 1 < T) coming = p.flags[(size_t)(p.reverse ? t - 1 : t + 1) * B + cell.row];
-          }
-          if (s > 0) {
-            const float* part = sum + (cell.m * NT + cell.j * 4) * 128 + cell.lane * 4 + cell.e;
 #pragma unroll
-            for (int w = 0; w < WARPS; w++)
+        for (int k = 0; k < 4; k++) z[i][k] = ahead[i][k];
+        flags[i][0] = flags_ahead[i][0];
+        flags[i][1] = flags_ahead[i][1];
+      }
+      if (!end) prefetch(last ? s + 1 : s, last ? 0 : n + 1);
+      if (s > 0) product<K>(sum, v, exchange.slot(s - 1, n), weights, turned<K>(s - 1), warp, lane);
+      // What the next pass takes was written a pass ago or more.
+      if (!K::ONE && !end && (s > 0 || last)) fetch<K>(v, exchange.slot(last ? s : s - 1, last ? 0 : n + 1), 0, warp, lane);
+      __syncthreads();
+
+      float y[MINE], gates[MINE][4], c_kept[MINE];
 #pragma unroll
-              for (int k = 0; k < 4; k++) z[i][k] += part[w * MT * NT * 128 + k * 128];
-          }
-          const int own = n * CELLS + q;
-          float c = c_state[own];
-          const size_t at = (size_t)cell.row * H + cell.unit;
-          if ((flag & 2) && cell.real) {
-            const float* first = p.zh0 + (size_t)cell.row * 4 * H + cell.unit;
+      for (int i = 0; i < MINE; i++) {
+        const Cell<K> cell(i, group, passes, member);
+        if (!cell.there) continue;
+        const int row = cell.row + n * 16 * MT;
+        if (s > 0) {
+          const float* part = sum + cell.sum();
 #pragma unroll
-            for (int k = 0; k < 4; k++) z[i][k] += first[k * H];
-            c = p.c0[at];
-          }
-          const float gi = sigmoid(z[i][0]), gf = sigmoid(z[i][1]), gg = tanh_of(z[i][2]), go = sigmoid(z[i][3]);
-          c = gf * c + gi * gg;
-          float h = go * tanh_of(c), y = h, seen_next = h;
-          if (flag & 1) {
-            c_state[own] = c;
-            h_state[own] = h;
-            seen[own] = h;
+          for (int w = 0; w < K::WARPS; w++)
+#pragma unroll
+            for (int k = 0; k < 4; k++) z[i][k] += part[w * (K::SUM_FLOATS / K::WARPS) + k * 128];
+        }
+        float c = state.get(n, i, 0);
+        if ((flags[i][0] & 2) && row < B && cell.unit < H) {
+          const float* first = p.zh0 + (size_t)row * 4 * H + cell.unit;
+#pragma unroll
+          for (int k = 0; k < 4; k++) z[i][k] += first[k * H];
+          c = p.c0[(size_t)row * H + cell.unit];
+        }
+        const float gi = sigmoid(z[i][0]), gf = sigmoid(z[i][1]), gg = tanh_of(z[i][2]), go = sigmoid(z[i][3]);
+        c = gf * c + gi * gg;
+        const float h = go * tanh_of(c);
+        float seen = h;
+        y[i] = h;
+        if (flags[i][0] & 1) {
+          state.set(n, i, 0, c);
+          state.set(n, i, 1, h);
+          if (p.flags) state.set(n, i, 2, h);
+        } else {
+          c = state.get(n, i, 0);
+          y[i] = p.hold ? state.get(n, i, 1) : 0.0f;
+          seen = state.get(n, i, 2);
+        }
+        if (flags[i][1] & 2) seen = 0.0f;
+        if (s + 1 < T) {
+          const int block = member * K::JT + cell.j, m = cell.tile / K::JT;
+          const uint32_t turn = turned<K>(s);
+          if (E::wide) {
+            const int word = (cell.e >> 1) + 2 * (cell.e & 1);
+            exchange.write(s, n, ((block * MT + m) * 32 + cell.lane) * 4 + word, (E::narrow(seen) & ~1u) | turn);
           } else {
-            c = c_state[own];
-            y = p.hold ? h_state[own] : 0.0f;
-            seen_next = seen[own];
-          }
-          if (coming & 2) seen_next = 0.0f;
-          if (s + 1 < T) {
-            uint32_t* to = reinterpret_cast<uint32_t*>(p.exchange) + (size_t)((s & 1) * lots + lot) * tiles * MT * 128;
-            const int block = member * JT + cell.j;
-            const uint32_t turn = turned<E, false>((s >> 1) & 1);
-            if (E::wide) {
-              const int word = (cell.e >> 1) + 2 * (cell.e & 1);
-              write_through(to + ((size_t)(block * MT + cell.m) * 32 + cell.lane) * 4 + word,
-                            (E::narrow(seen_next) & ~1u) | turn);
-            } else {
-              const uint32_t mine = seen_next == seen_next ? E::narrow(seen_next) : E::nan_code;
-              const uint32_t other = from_lane_xor(mine, 1);
-              if (!(cell.e & 1)) {
-                const int word = (block & 1) * 2 + (cell.e >> 1);
-                write_through(to + ((size_t)((block >> 1) * MT + cell.m) * 32 + cell.lane) * 4 + word,
-                              (mine | other << 16) ^ turn);
-              }
-            }
-          }
-          if (cell.real) {
-            const size_t row = (size_t)t * B + cell.row;
-            store<E>(p.hs, row * H + cell.unit, y, p.narrow);
-            if (p.a) {
-              float* a = p.a + row * 4 * H + cell.unit;
-              a[0] = 2 * gi - 1;
-              a[H] = 2 * gf - 1;
-              a[2 * H] = gg;
-              a[3 * H] = 2 * go - 1;
-              p.cs[row * H + cell.unit] = c;
-            }
+            const uint32_t mine = seen == seen ? E::narrow(seen) : E::nan_code;
+            const uint32_t other = from_lane_xor(mine, 1);
+            const int word = (block & 1) * 2 + (cell.e >> 1);
+            if (!(cell.e & 1))
+              exchange.write(s, n, (((block >> 1) * MT + m) * 32 + cell.lane) * 4 + word, (mine | other << 16) ^ turn);
           }
         }
+        gates[i][0] = gi;
+        gates[i][1] = gf;
+        gates[i][2] = gg;
+        gates[i][3] = go;
+        c_kept[i] = c;
       }
-      if (p.buffers == 1) __syncthreads();
+      if (K::ONE && !end) fetch<K>(v, exchange.slot(s, 0), 0, warp, lane);
+#pragma unroll
+      for (int i = 0; i < MINE; i++) {
+        const Cell<K> cell(i, group, passes, member);
+        const int row = cell.row + n * 16 * MT;
+        if (!cell.there || row >= B || cell.unit >= H) continue;
+        const size_t at = (size_t)t * B + row;
+        store<E>(p.hs, at * H + cell.unit, y[i], p.narrow);
+        if (p.a) {
+          float* a = p.a + at * (4 * H) + cell.unit;
+          a[0] = 2 * gates[i][0] - 1;
+          a[H] = 2 * gates[i][1] - 1;
+          a[2 * H] = gates[i][2];
+          a[3 * H] = 2 * gates[i][3] - 1;
+          p.cs[at * H + cell.unit] = c_kept[i];
+        }
+      }
     }
   }
-  for (int n = 0; n < p.passes; n++)
-    for (int q = tid; q < CELLS; q += THREADS) {
-      const Cell cell = Cell::of<JT>(q, (team * p.passes + n) * 16 * MT, member * JT, p);
-      if (cell.real) {
-        const size_t at = (size_t)cell.row * H + cell.unit;
-        p.c[at] = c_state[n * CELLS + q];
-        p.h[at] = h_state[n * CELLS + q];
-      }
+  for (int n = 0; n < passes; n++)
+#pragma unroll
+    for (int i = 0; i < MINE; i++) {
+      const Cell<K> cell(i, group, passes, member);
+      const int row = cell.row + n * 16 * MT;
+      if (!cell.there || row >= B || cell.unit >= H) continue;
+      p.c[(size_t)row * H + cell.unit] = state.get(n, i, 0);
+      p.h[(size_t)row * H + cell.unit] = state.get(n, i, 1);
     }
+  exchange.close();
 }
 
-template <class E, int JT, int MT>
-__global__ void __launch_bounds__(THREADS, 1) backward(const Args p) {
-  constexpr int NT = JT, CELLS = MT * JT * 128, MINE = (CELLS + THREADS - 1) / THREADS;
-  const int tid = threadIdx.x, warp = tid >> 5, lane = tid & 31;
-  const int team = blockIdx.x / p.team, member = blockIdx.x % p.team;
-  const int tiles = tiles_of<E, true>(p.blocks), H = p.H, B = p.B, T = p.T;
-  uint2* weights = reinterpret_cast<uint2*>(shared_memory());
-  float* sums = reinterpret_cast<float*>(weights + tiles * NT * 32);
-  const int size = WARPS * MT * NT * 128;
-  float* dc_state = sums + size * p.buffers;
-  float* through = dc_state + p.passes * CELLS;  // of dh, what goes past a step that does not count
-  float* dc_first = through + p.passes * CELLS;  // what has reached c0
+template <class K>
+__global__ void __launch_bounds__(K::THREADS, 1) backward(const Args p) {
+  using E = typename K::E;
+  constexpr int H = K::H, MT = K::MT, MINE = K::MINE;
+  const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
+  const int group = blockIdx.x / K::TEAM, member = blockIdx.x % K::TEAM;
+  const int B = p.B, T = p.T, passes = K::ONE ? 1 : p.passes;
+  char* memory = shared_memory();
+  uint2* shared_weights = reinterpret_cast<uint2*>(memory);
+  float* sums = reinterpret_cast<float*>(memory + (K::RESIDENT ? 0 : K::TILES * K::COLUMNS * 256));
+  State<K> state;  // dc, what of dh goes past a step that does not count, and what of dc has reached c0
+  state.shared = sums + 2 * K::SUM_FLOATS;
+  const Exchange<K> exchange(p, reinterpret_cast<char*>(state.shared + (K::ONE ? 0 : 3 * passes * K::CELLS)), group);
+  Weights<K> weights;
+  fill<K>(weights, shared_weights, p.w_h, member, warp, lane);
 
-  fill<E, true, JT>(weights, p, member, tiles);
-  for (int n = 0; n < p.passes; n++)
-    for (int q = tid; q < CELLS; q += THREADS) {
-      const Cell cell = Cell::of<JT>(q, (team * p.passes + n) * 16 * MT, member * JT, p);
-      const size_t at = (size_t)cell.row * H + cell.unit;
-      dc_state[n * CELLS + q] = cell.real ? p.dc_in[at] : 0.0f;
-      through[n * CELLS + q] = cell.real ? p.dh_in[at] : 0.0f;
-      dc_first[n * CELLS + q] = 0.0f;
+  for (int n = 0; n < passes; n++)
+#pragma unroll
+    for (int i = 0; i < MINE; i++) {
+      const Cell<K> cell(i, group, passes, member);
+      if (!cell.there) continue;
+      const int row = cell.row + n * 16 * MT;
+      const bool real = row < B && cell.unit < H;
+      state.set(n, i, 0, real ? p.dc_in[(size_t)row * H + cell.unit] : 0.0f);
+      state.set(n, i, 1, real ? p.dh_in[(size_t)row * H + cell.unit] : 0.0f);
+      state.set(n, i, 2, 0.0f);
     }
   __syncthreads();
 
   float ahead[MINE][7];  // the four tanh, c after and before the step, dy
+  int flags_ahead[MINE];
   auto prefetch = [&](int s, int n) {
-    const int t = p.reverse ? s : T - 1 - s, before = p.reverse ? t + 1 : t - 1;
+    const int t = p.reverse ? s : T - 1 - s;
 #pragma unroll
     for (int i = 0; i < MINE; i++) {
-      const int q = tid + i * THREADS;
-      const Cell cell = Cell::of<JT>(q, (team * p.passes + n) * 16 * MT, member * JT, p);
-      const bool there = q < CELLS && cell.real;
-      const size_t row = (size_t)t * B + cell.row;
-      bool start = s + 1 == T;
-      if (p.flags && there) start = start || (p.flags[row] & 2);
-      const float* c_before = start ? p.c0 + (size_t)cell.row * H : p.cs + ((size_t)before * B + cell.row) * H;
+      const Cell<K> cell(i, group, passes, member);
+      const int row = cell.row + n * 16 * MT;
+      const bool real = cell.there && row < B && cell.unit < H;
+      const size_t at = (size_t)t * B + row;
+      flags_ahead[i] = s + 1 == T ? 3 : 1;
+      if (p.flags && real) flags_ahead[i] = p.flags[at];
+      const bool start = s + 1 == T || (flags_ahead[i] & 2);
+      const float* c = p.cs + at * H + cell.unit;
+      const float* c_before = start ? p.c0 + (size_t)row * H + cell.unit : p.reverse ? c + (size_t)B * H : c - (size_t)B * H;
 #pragma unroll
-      for (int k = 0; k < 4; k++) ahead[i][k] = there ? once(p.a + row * 4 * H + k * H + cell.unit) : 0.0f;
-      ahead[i][4] = there ? once(p.cs + row * H + cell.unit) : 0.0f;
-      ahead[i][5] = there ? once(c_before + cell.unit) : 0.0f;
-      ahead[i][6] = there ? once(p.dhs + row * H + cell.unit) : 0.0f;
+      for (int k = 0; k < 4; k++) ahead[i][k] = real ? once(p.a + at * (4 * H) + k * H + cell.unit) : 0.0f;
+      ahead[i][4] = real ? once(c) : 0.0f;
+      ahead[i][5] = real ? once(c_before) : 0.0f;
+      ahead[i][6] = real ? once(p.dhs + at * H + cell.unit) : 0.0f;
     }
   };
 
   prefetch(0, 0);
-  int turn_of_buffer = 0;
+  Ahead<K> v;
+  int side = 0;
   for (int s = 0; s < T; s++) {
     const int t = p.reverse ? s : T - 1 - s;
-    for (int n = 0; n < p.passes; n++) {
-      const int lot = team * p.passes + n, lots = (gridDim.x / p.team) * p.passes;
-      float* sum = sums + (p.buffers == 2 ? turn_of_buffer : 0) * size;
-      turn_of_buffer ^= 1;
-      float kept[MINE][7];
-#pragma unroll
-      for (int i = 0; i < MINE; i++)
-#pragma unroll
-        for (int k = 0; k < 7; k++) kept[i][k] = ahead[i][k];
-      const bool last = n + 1 == p.passes;
-      if (!(last && s + 1 == T)) prefetch(last ? s + 1 : s, last ? 0 : n + 1);
-
-      if (s > 0) {
-        float acc[MT][NT][4];
-#pragma unroll
-        for (int m = 0; m < MT; m++)
-#pragma unroll
-          for (int k = 0; k < NT; k++)
-#pragma unroll
-            for (int e = 0; e < 4; e++) acc[m][k][e] = 0.0f;
-        const uint4* x = p.exchange + (size_t)(((s - 1) & 1) * lots + lot) * tiles * MT * 32;
-        product<E, true, NT, MT>(acc, x, weights, tiles, turned<E, true>(((s - 1) >> 1) & 1), warp, lane);
-        float4* out = reinterpret_cast<float4*>(sum) + warp * MT * NT * 32 + lane;
-#pragma unroll
-        for (int m = 0; m < MT; m++)
-#pragma unroll
-          for (int k = 0; k < NT; k++)
-            out[(m * NT + k) * 32] = make_float4(acc[m][k][0], acc[m][k][1], acc[m][k][2], acc[m][k][3]);
-      }
-      __syncthreads();
-
+    for (int n = 0; n < passes; n++) {
+      const bool last = K::ONE || n + 1 == passes, end = last && s + 1 == T;
+      float* sum = sums + side;
+      side = K::SUM_FLOATS - side;
+      // All that does not wait for dh.
+      float slope[MINE][4], c_slope[MINE], dy[MINE], gf[MINE];
+      int flags[MINE];
 #pragma unroll
       for (int i = 0; i < MINE; i++) {
-        const int q = tid + i * THREADS;
-        if (q < CELLS) {
-          const Cell cell = Cell::of<JT>(q, lot * 16 * MT, member * JT, p);
-          int flag = s + 1 == T ? 3 : 1;
-          if (p.flags && cell.row < B) flag = p.flags[(size_t)t * B + cell.row];
-          const int own = n * CELLS + q;
-          float dh = through[own];
-          if (s > 0) {
-            const float* part = sum + (cell.m * NT + cell.j) * 128 + cell.lane * 4 + cell.e;
+        const float ai = ahead[i][0], af = ahead[i][1], gg = ahead[i][2], ao = ahead[i][3];
+        const float tanh_c = tanh_of(ahead[i][4]);
+        gf[i] = 0.5f * af + 0.5f;
+        slope[i][0] = 0.25f * gg * (1 - ai * ai);
+        slope[i][1] = 0.25f * ahead[i][5] * (1 - af * af);
+        slope[i][2] = (0.5f * ai + 0.5f) * (1 - gg * gg);
+        slope[i][3] = 0.25f * tanh_c * (1 - ao * ao);
+        c_slope[i] = (0.5f * ao + 0.5f) * (1 - tanh_c * tanh_c);
+        dy[i] = ahead[i][6];
+        flags[i] = flags_ahead[i];
+      }
+      if (!end) prefetch(last ? s + 1 : s, last ? 0 : n + 1);
+      if (s > 0) product<K>(sum, v, exchange.slot(s - 1, n), weights, turned<K>(s - 1), warp, lane);
+      // What the next pass takes was written a pass ago or more.
+      if (!K::ONE && !end && (s > 0 || last)) fetch<K>(v, exchange.slot(last ? s : s - 1, last ? 0 : n + 1), 0, warp, lane);
+      __syncthreads();
+
+      float dz[MINE][4];
 #pragma unroll
-            for (int w = 0; w < WARPS; w++) dh += part[w * MT * NT * 128];
-          }
-          float dz[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-          if (flag & 1) {
-            const float ai = kept[i][0], af = kept[i][1], gg = kept[i][2], ao = kept[i][3];
-            const float gi = 0.5f * ai + 0.5f, gf = 0.5f * af + 0.5f, go = 0.5f * ao + 0.5f;
-            const float tanh_c = tanh_of(kept[i][4]);
-            dh += kept[i][6];
-            const float dc = dc_state[own] + dh * go * (1 - tanh_c * tanh_c);
-            dz[0] = dc * gg * 0.25f * (1 - ai * ai);
-            dz[1] = dc * kept[i][5] * 0.25f * (1 - af * af);
-            dz[2] = dc * gi * (1 - gg * gg);
-            dz[3] = dh * tanh_c * 0.25f * (1 - ao * ao);
-            through[own] = 0.0f;
-            if (flag & 2) {
-              dc_first[own] += dc * gf;
-              dc_state[own] = 0.0f;
-            } else {
-              dc_state[own] = dc * gf;
-            }
+      for (int i = 0; i < MINE; i++) {
+        const Cell<K> cell(i, group, passes, member);
+        if (!cell.there) continue;
+        float dh = state.get(n, i, 1);
+        if (s > 0) {
+          const float* part = sum + cell.sum();
+#pragma unroll
+          for (int w = 0; w < K::WARPS; w++) dh += part[w * (K::SUM_FLOATS / K::WARPS)];
+        }
+        const float before = dh;
+        dh += dy[i];
+        const float dc = state.get(n, i, 0) + dh * c_slope[i];
+        const bool counts = flags[i] & 1, first = flags[i] & 2;
+#pragma unroll
+        for (int k = 0; k < 4; k++) dz[i][k] = counts ? (k == 3 ? dh : dc) * slope[i][k] : 0.0f;
+        if (counts) {
+          state.set(n, i, 1, 0.0f);
+          state.set(n, i, 0, first ? 0.0f : dc * gf[i]);
+          if (first) state.set(n, i, 2, state.get(n, i, 2) + dc * gf[i]);
+        } else {
+          state.set(n, i, 1, before);
+        }
+        if (s + 1 < T) {
+          const int block = member * K::JT + cell.j, m = cell.tile / K::JT;
+          const uint32_t turn = turned<K>(s);
+          // Past the first step of a sequence nothing goes on.
+          uint32_t words[4];
+#pragma unroll
+          for (int k = 0; k < 4; k++) words[k] = first ? 0u : E::narrow(dz[i][k]);
+          if (E::wide) {
+            const int word = (cell.e >> 1) + 2 * (cell.e & 1);
+#pragma unroll
+            for (int k = 0; k < 4; k++)
+              exchange.write(s, n, (((block * 4 + k) * MT + m) * 32 + cell.lane) * 4 + word, (words[k] & ~1u) | turn);
           } else {
-            through[own] = dh;
-          }
-          if (s + 1 < T) {
-            uint32_t* to = reinterpret_cast<uint32_t*>(p.exchange) + (size_t)((s & 1) * lots + lot) * tiles * MT * 128;
-            const int block = member * JT + cell.j;
-            const uint32_t turn = turned<E, true>((s >> 1) & 1);
-            // Past the first step of a sequence nothing goes on.
-            const bool stop = flag & 2;
-            if (E::wide) {
-              const int word = (cell.e >> 1) + 2 * (cell.e & 1);
-#pragma unroll
-              for (int k = 0; k < 4; k++)
-                write_through(to + ((size_t)((block * 4 + k) * MT + cell.m) * 32 + cell.lane) * 4 + word,
-                              (stop ? 0u : E::narrow(dz[k]) & ~1u) | turn);
-            } else {
-              // An even thread packs the gates i and f of two units, the odd one beside it g and o.
-              const bool odd = cell.e & 1;
-              uint32_t half[4];
-#pragma unroll
-              for (int k = 0; k < 4; k++) half[k] = stop ? 0u : E::narrow(dz[k]);
-              const uint32_t give = odd ? half[0] | half[1] << 16 : half[2] | half[3] << 16;
-              const uint32_t got = from_lane_xor(give, 1);
-              const uint32_t own_first = odd ? half[2] : half[0], own_second = odd ? half[3] : half[1];
-              const uint32_t got_first = got & 0xFFFFu, got_second = got >> 16;
-              const uint32_t first = odd ? got_first | own_first << 16 : own_first | got_first << 16;
-              const uint32_t second = odd ? got_second | own_second << 16 : own_second | got_second << 16;
-              uint32_t* there =
-                  to + ((size_t)((block * 2 + odd) * MT + cell.m) * 32 + cell.lane) * 4 + 2 * (cell.e >> 1);
-              write_through(there, (first & ~1u) | turn, second);
-            }
-          }
-          if (cell.real) {
-            const size_t at = ((size_t)t * B + cell.row) * 4 * H + cell.unit;
-#pragma unroll
-            for (int k = 0; k < 4; k++) store<E>(p.dz, at + k * H, dz[k], true);
+            // An even thread packs the gates i and f of two units, the odd one beside it g and o.
+            const bool odd = cell.e & 1;
+            const uint32_t got = from_lane_xor(odd ? words[0] | words[1] << 16 : words[2] | words[3] << 16, 1);
+            const uint32_t mine = odd ? words[2] | words[3] << 16 : words[0] | words[1] << 16;
+            const uint32_t left = odd ? got : mine, right = odd ? mine : got;
+            const uint32_t one = (left & 0xFFFFu) | right << 16, two = left >> 16 | (right & 0xFFFF0000u);
+            exchange.write(s, n, (((block * 2 + odd) * MT + m) * 32 + cell.lane) * 4 + 2 * (cell.e >> 1), (one & ~1u) | turn,
+                           two);
           }
         }
       }
-      if (p.buffers == 1) __syncthreads();
-    }
-  }
-  for (int n = 0; n < p.passes; n++)
-    for (int q = tid; q < CELLS; q += THREADS) {
-      const Cell cell = Cell::of<JT>(q, (team * p.passes + n) * 16 * MT, member * JT, p);
-      if (cell.real) {
-        const size_t at = (size_t)cell.row * H + cell.unit;
-        p.dc[at] = dc_first[n * CELLS + q] + dc_state[n * CELLS + q];
-        p.dh[at] = through[n * CELLS + q];
+      if (K::ONE && !end) fetch<K>(v, exchange.slot(s, 0), 0, warp, lane);
+#pragma unroll
+      for (int i = 0; i < MINE; i++) {
+        const Cell<K> cell(i, group, passes, member);
+        const int row = cell.row + n * 16 * MT;
+        if (!cell.there || row >= B || cell.unit >= H) continue;
+        const size_t at = ((size_t)t * B + row) * (4 * H) + cell.unit;
+#pragma unroll
+        for (int k = 0; k < 4; k++) store<E>(p.dz, at + k * H, dz[i][k], true);
       }
     }
+  }
+  for (int n = 0; n < passes; n++)
+#pragma unroll
+    for (int i = 0; i < MINE; i++) {
+      const Cell<K> cell(i, group, passes, member);
+      const int row = cell.row + n * 16 * MT;
+      if (!cell.there || row >= B || cell.unit >= H) continue;
+      p.dc[(size_t)row * H + cell.unit] = state.get(n, i, 2) + state.get(n, i, 0);
+      p.dh[(size_t)row * H + cell.unit] = state.get(n, i, 1);
+    }
+  exchange.close();
 }
 
 // --- the call --------------------------------------------------------------------------------------------------------
 
-struct Shape {
-  int groups, units, rows;  // groups of blocks; JT; MT
+struct Asked {
+  ffi::DataType dtype;
+  int H, units, rows, team, cluster, warps, groups;
   size_t exchange_bytes;
 };
 
-template <class E, int JT, int MT, bool BACK>
-ffi::Error launch(const Args& p, const Shape& shape, Stream stream) {
-  const int tiles = tiles_of<E, BACK>(p.blocks), NT = BACK ? JT : 4 * JT;
-  const size_t needed = (size_t)2 * shape.groups * p.passes * tiles * MT * 512;
-  if (shape.exchange_bytes < needed) return ffi::Error(ffi::ErrorCode::kInvalidArgument, "the exchange is too small");
-  const size_t shared =
-      (size_t)tiles * NT * 256 + (size_t)p.buffers * WARPS * MT * NT * 512 + (size_t)3 * p.passes * MT * JT * 512;
-  auto kernel = BACK ? backward<E, JT, MT> : forward<E, JT, MT>;
+template <class K>
+ffi::Error launch(const Args& p, const Asked& asked, Stream stream) {
+  const size_t needed = K::CLUSTER ? 0 : (size_t)32 * asked.groups * p.passes * K::SLOT;
+  if (asked.exchange_bytes < needed) return ffi::Error(ffi::ErrorCode::kInvalidArgument, "the exchange is too small");
+  void (*kernel)(const Args);
+  if constexpr (K::BACK)
+    kernel = backward<K>;
+  else
+    kernel = forward<K>;
   // Every bit that turns over begins as that of the turn before the first.
-  const char* wrong = start(kernel, shape.groups * p.team, THREADS, shared, p, p.exchange, needed, 0x41, stream);
+  const char* wrong = start(kernel, asked.groups * K::TEAM, K::THREADS, K::shared(p.passes), p,
+                            K::CLUSTER ? K::TEAM : 0, p.exchange, needed, OPEN & 0xFF, stream);
   return wrong ? ffi::Error(ffi::ErrorCode::kInternal, std::string("the LSTM kernel did not start: ") + wrong)
                : ffi::Error::Success();
 }
 
+// Which kernels this library has, a line of LSTMJAX_KERNEL(...) each, is written for the compiler.
 template <bool BACK>
-ffi::Error choose(ffi::DataType dtype, const Args& p, const Shape& shape, Stream stream) {
-#define LSTMJAX_CASE(TYPE, E, JT, MT) \
-  if (dtype == ffi::DataType::TYPE && shape.units == JT && shape.rows == MT) return launch<E, JT, MT, BACK>(p, shape, stream);
-#define LSTMJAX_CASES(TYPE, E) \
-  LSTMJAX_CASE(TYPE, E, 1, 1) LSTMJAX_CASE(TYPE, E, 1, 2) LSTMJAX_CASE(TYPE, E, 2, 1) LSTMJAX_CASE(TYPE, E, 2, 2)
-  LSTMJAX_CASES(BF16, BFloat16)
-  LSTMJAX_CASES(F16, Float16)
-  LSTMJAX_CASES(F32, TF32)
-#undef LSTMJAX_CASES
-#undef LSTMJAX_CASE
-  return ffi::Error(ffi::ErrorCode::kInvalidArgument, "there is no such kernel");
+ffi::Error choose(const Args& p, const Asked& asked, Stream stream) {
+#define LSTMJAX_KERNEL(BACKWARD, TYPE, E, H_, JT, MT, TEAM, CLUSTER, ONE, WARPS)                                     \
+  if (BACK == BACKWARD && asked.dtype == ffi::DataType::TYPE && asked.H == H_ && asked.units == JT &&               \
+      asked.rows == MT && asked.team == TEAM && !asked.cluster == !CLUSTER && (p.passes == 1) == ONE &&             \
+      asked.warps == WARPS)                                                                                         \
+    return launch<Cut<E, BACKWARD, H_, JT, MT, TEAM, CLUSTER, ONE, WARPS>>(p, asked, stream);
+#include "kernels.inc"
+  return ffi::Error(ffi::ErrorCode::kInvalidArgument, "this library has no such kernel");
 }
 
 template <class T>
@@ -708,17 +881,11 @@ T* data(ffi::Result<ffi::AnyBuffer>& buffer) {
   return data<T>(*buffer);
 }
 
-static Args args_of(ffi::AnyBuffer cells, int64_t H, int32_t units, int32_t team, int32_t passes, int32_t buffers,
-                    int32_t reverse) {
+static Args args_of(ffi::AnyBuffer rows, int32_t passes, int32_t reverse) {
   Args p{};
-  const auto shape = cells.dimensions();
-  p.T = shape[0];
-  p.B = shape[1];
-  p.H = H;
-  p.team = team;
-  p.blocks = team * units;
+  p.T = (int)rows.dimensions()[0];
+  p.B = (int)rows.dimensions()[1];
   p.passes = passes;
-  p.buffers = buffers;
   p.reverse = reverse;
   return p;
 }
@@ -728,9 +895,9 @@ static ffi::Error forward_call(Stream stream, ffi::AnyBuffer xw, ffi::AnyBuffer 
                                ffi::Result<ffi::AnyBuffer> hs, ffi::Result<ffi::AnyBuffer> h,
                                ffi::Result<ffi::AnyBuffer> c, ffi::Result<ffi::AnyBuffer> a,
                                ffi::Result<ffi::AnyBuffer> cs, ffi::Result<ffi::AnyBuffer> exchange, int32_t units,
-                               int32_t rows, int32_t groups, int32_t team, int32_t passes, int32_t buffers,
-                               int32_t reverse, int32_t hold) {
-  Args p = args_of(xw, w_h.dimensions()[0], units, team, passes, buffers, reverse);
+                               int32_t rows, int32_t team, int32_t cluster, int32_t warps, int32_t groups,
+                               int32_t passes, int32_t reverse, int32_t hold) {
+  Args p = args_of(xw, passes, reverse);
   p.hold = hold;
   p.narrow = hs->element_type() != ffi::DataType::F32;
   p.xw = data<float>(xw);
@@ -745,16 +912,18 @@ static ffi::Error forward_call(Stream stream, ffi::AnyBuffer xw, ffi::AnyBuffer 
   p.a = data<float>(a);
   p.cs = data<float>(cs);
   p.exchange = data<uint4>(exchange);
-  return choose<false>(w_h.element_type(), p, {groups, units, rows, exchange->size_bytes()}, stream);
+  const Asked asked{w_h.element_type(), (int)w_h.dimensions()[0], units, rows, team, cluster, warps, groups,
+                    exchange->size_bytes()};
+  return choose<false>(p, asked, stream);
 }
 
 static ffi::Error backward_call(Stream stream, ffi::AnyBuffer dhs, ffi::AnyBuffer dh_in, ffi::AnyBuffer dc_in,
                                 ffi::AnyBuffer w_h, ffi::AnyBuffer c0, ffi::AnyBuffer a, ffi::AnyBuffer cs,
                                 ffi::AnyBuffer flags, ffi::Result<ffi::AnyBuffer> dz, ffi::Result<ffi::AnyBuffer> dh,
                                 ffi::Result<ffi::AnyBuffer> dc, ffi::Result<ffi::AnyBuffer> exchange, int32_t units,
-                                int32_t rows, int32_t groups, int32_t team, int32_t passes, int32_t buffers,
-                                int32_t reverse) {
-  Args p = args_of(dhs, w_h.dimensions()[0], units, team, passes, buffers, reverse);
+                                int32_t rows, int32_t team, int32_t cluster, int32_t warps, int32_t groups,
+                                int32_t passes, int32_t reverse) {
+  Args p = args_of(dhs, passes, reverse);
   p.dhs = data<float>(dhs);
   p.dh_in = data<float>(dh_in);
   p.dc_in = data<float>(dc_in);
@@ -767,7 +936,9 @@ static ffi::Error backward_call(Stream stream, ffi::AnyBuffer dhs, ffi::AnyBuffe
   p.dh = data<float>(dh);
   p.dc = data<float>(dc);
   p.exchange = data<uint4>(exchange);
-  return choose<true>(w_h.element_type(), p, {groups, units, rows, exchange->size_bytes()}, stream);
+  const Asked asked{w_h.element_type(), (int)w_h.dimensions()[0], units, rows, team, cluster, warps, groups,
+                    exchange->size_bytes()};
+  return choose<true>(p, asked, stream);
 }
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(lstmjax_forward, forward_call,
@@ -787,10 +958,11 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(lstmjax_forward, forward_call,
                                   .Ret<ffi::AnyBuffer>()
                                   .Attr<int32_t>("units")
                                   .Attr<int32_t>("rows")
-                                  .Attr<int32_t>("groups")
                                   .Attr<int32_t>("team")
+                                  .Attr<int32_t>("cluster")
+                                  .Attr<int32_t>("warps")
+                                  .Attr<int32_t>("groups")
                                   .Attr<int32_t>("passes")
-                                  .Attr<int32_t>("buffers")
                                   .Attr<int32_t>("reverse")
                                   .Attr<int32_t>("hold"));
 
@@ -811,8 +983,9 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(lstmjax_backward, backward_call,
                                   .Ret<ffi::AnyBuffer>()
                                   .Attr<int32_t>("units")
                                   .Attr<int32_t>("rows")
-                                  .Attr<int32_t>("groups")
                                   .Attr<int32_t>("team")
+                                  .Attr<int32_t>("cluster")
+                                  .Attr<int32_t>("warps")
+                                  .Attr<int32_t>("groups")
                                   .Attr<int32_t>("passes")
-                                  .Attr<int32_t>("buffers")
                                   .Attr<int32_t>("reverse"));
