@@ -272,6 +272,7 @@ def _torch(case, dtype, traced=False):
                 }  # of two biases the sum counts
                 for part, value in parts.items():
                     getattr(module, f"{part}_{name}").copy_(torch.tensor(value))
+        module.flatten_parameters()  # one buffer, as cuDNN wants it; else it is put together at every call
         h, c = (np.stack([getattr(state, part) for state in _flat(states)]) for part in "hc")
         xs, h, c = (torch.tensor(array, requires_grad=True, **kind) for array in (xs, h, c))
         return module, xs, h, c, torch.tensor(weight, **kind), None if lengths is None else torch.tensor(lengths)
@@ -342,6 +343,7 @@ RIVALS = {
     "lstmjax": Rival(("lstmjax",), partial(_lstmjax, backend=None)),
     "lstmjax-scan": Rival(("lstmjax",), partial(_lstmjax, backend="scan")),
     "lstmjax-fused": Rival(("lstmjax",), partial(_lstmjax, backend="fused")),
+    "lstmjax-cudnn": Rival(("lstmjax",), partial(_lstmjax, backend="cudnn"), _jax_rnn_lacks, asked=True),
     "lstmjax-outputs": Rival(("lstmjax",), partial(_lstmjax, backend="fused", residuals="outputs"), asked=True),
     "lstmjax-bfloat16": Rival(
         ("lstmjax",),

@@ -8,6 +8,12 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from lstmjax import checks
 
+# For `jax.jit(..., compiler_options=GPU_OPTIONS)` of the outermost function, on an NVIDIA GPU. XLA runs a loop there as
+# small kernels, one after the other; with two turns of it in one body the buffers of a step need not be copied. As an
+# environment variable: XLA_FLAGS="--xla_gpu_enable_while_loop_double_buffering=true". What it gives, and what command
+# buffers give instead: benchmarks/README.md. The persistent kernel has no such loop.
+GPU_OPTIONS = {"xla_gpu_enable_while_loop_double_buffering": "True"}
+
 
 def mesh(devices: list | tuple | None = None) -> Mesh:
     """Devices in a row, that batches are split over.

@@ -1016,8 +1016,8 @@ FUSED = [
         (
             "dispatch-order",
             "scan is tried first",
-            '("fused", "associative", "scan")',
-            '("scan", "fused", "associative")',
+            '("persistent", "fused", "associative", "scan")',
+            '("scan", "persistent", "fused", "associative")',
             "test_backends.py::test_choose_and_reasons",
         ),
         (

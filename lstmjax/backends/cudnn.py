@@ -47,7 +47,9 @@ def supports(
         return "it has no reverse beside lengths"
     dtype = matmul_dtype(params, xs, compute_dtype)
     if not dtype == xs.dtype == params.w_x.dtype == jnp.float32:
-        return f"it is float32 only, and the inputs are {xs.dtype}, the weights {params.w_x.dtype}, the products {dtype}"
+        return (
+            f"it is float32 only, and the inputs are {xs.dtype}, the weights {params.w_x.dtype}, the products {dtype}"
+        )
     # `jax.experimental.rnn` has no rule for it, and JAX's own error would not say whose fault it is.
     if any(type(a).__name__ == "BatchTracer" for a in jax.tree.leaves((params, xs, lengths))):
         return "it cannot be mapped by vmap: give the batch as an axis of xs"

@@ -125,6 +125,12 @@ def usable(config, B, H, *, back: bool) -> bool:
     return problem is None
 
 
+def _plan(B, H, dtype, back) -> Plan:
+    found = plan(B, H, dtype, back=back)
+    assert found is not None, "usable comes first"
+    return found
+
+
 def _target(name, how, H, config, back):
     return name + nvcc.suffix(source(how, H, config.dtype, back=back))
 
@@ -134,15 +140,15 @@ def forward(w_x, w_h, b, xs, h0, c0, *rest, config, keep):
     T, B, _ = xs.shape
     H, dtype = len(w_h), config.dtype
     valid, restart = _steps(T, B, config, rest)
-    how = plan(B, H, dtype, back=False)
+    how = _plan(B, H, dtype, False)
     xw = biased(dot(_clean(xs, valid), w_x, dtype, jnp.float32, config.precision), b)
     w_h = w_h.astype(dtype)
-    kept = (T, B) if keep else (0, 0)
+    steps = (T, B) if keep else (0, 0)
     results = [
         jax.ShapeDtypeStruct((T, B, H), config.stored),
         *[jax.ShapeDtypeStruct((B, H), jnp.float32)] * 2,
-        jax.ShapeDtypeStruct((*kept, 4 * H), jnp.float32),
-        jax.ShapeDtypeStruct((*kept, H), jnp.float32),
+        jax.ShapeDtypeStruct((*steps, 4 * H), jnp.float32),
+        jax.ShapeDtypeStruct((*steps, H), jnp.float32),
         jax.ShapeDtypeStruct((how.exchange,), jnp.uint8),
     ]
     call = jax.ffi.ffi_call(_target("lstmjax_forward", how, H, config, False), results, vmap_method="sequential")
@@ -159,7 +165,7 @@ def backward(dhs, dh, dc, w_x, w_h, b, xs, h0, c0, *rest, config, wrt):
     T, B, _ = xs.shape
     H, dtype = len(w_h), config.dtype
     valid, restart = _steps(T, B, config, rest)
-    how = plan(B, H, dtype, back=True)
+    how = _plan(B, H, dtype, True)
     w_h = w_h.astype(dtype)
     results = [
         jax.ShapeDtypeStruct((T, B, 4 * H), dtype),
