@@ -12,6 +12,7 @@ only where --against names them: `lstmjax-outputs` keeps least for the gradient,
 """
 
 import argparse
+import functools
 import json
 import os
 import platform
@@ -30,6 +31,8 @@ import timing
 from rich.console import Console
 from rich.table import Table
 from rivals import REFERENCE, RIVALS, absence
+
+from lstmjax.devices import GPU_OPTIONS
 
 # Largest error let through. Roundings add up over time and batch to some ten units of roundoff (6e-8, 5e-4 and 4e-3),
 # while a swapped pair of gates or a forgotten bias is off by 0.5 and more; the bounds lie between. On a GPU float32
@@ -111,7 +114,7 @@ def main() -> int:
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
     started, cpu = time.perf_counter(), timing.cpu_seconds()
     report = Report(_machine(), {}, [], [], [])
-    work = [(case, dtype) for dtype in args.dtype for case in args.shape or cases.GRIDS[args.grid]]
+    work = [(case, dtype) for case in args.shape or cases.GRIDS[args.grid] for dtype in args.dtype]
     try:
         for k, (case, dtype) in enumerate(work):
             rows = _run(case, dtype, args, report, f"{k + 1}/{len(work)}")
@@ -177,9 +180,8 @@ def _arguments():
 
 def _run(case, dtype, args, report, place):
     """The rows of one case, in both modes; what is absent or fails goes into `report`. `place` is for the progress."""
-    problems = [cases.draw(case, seed) for seed in range(3)]
     _progress(f"{place} {case} {dtype}: float64 reference")
-    right = dict(zip(MODES, cases.reference(problems[0]), strict=True))
+    problems, right = _problems(case)
     ready = {}
     for name in [REFERENCE, *args.against]:
         reason = absence(RIVALS[name], case, dtype)
@@ -213,6 +215,13 @@ def _run(case, dtype, args, report, place):
         peaks = report.machine["gemm_peak_gflops"]
         peaks[dtype] = max(peak, peaks.get(dtype, 0))
     return rows
+
+
+@functools.lru_cache(maxsize=1)
+def _problems(case):
+    """Three draws of a case, and by mode what is right for the first: the same for every dtype."""
+    problems = [cases.draw(case, seed) for seed in range(3)]
+    return problems, dict(zip(MODES, cases.reference(problems[0]), strict=True))
 
 
 def _prepare(name, case, dtype, modes, problems, right):
@@ -257,6 +266,7 @@ def _machine():
         "threads": timing.threads(),  # XLA's; torch is given as many
         "python": platform.python_version(),
         "system": platform.platform(),
+        "compiler_options": GPU_OPTIONS if jax.default_backend() == "gpu" else {},
         "environment": {name: os.environ[name] for name in ("XLA_FLAGS", "GLIBC_TUNABLES") if name in os.environ},
         "versions": versions,
         "gemm_peak_gflops": {},  # by dtype, as they are measured
