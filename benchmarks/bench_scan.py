@@ -201,10 +201,10 @@ def _run(case, dtype, args, report, place):
         _progress(f"{place} {case} {dtype}: timing {mode}")
         calls = {name: compiled[mode].call for name, (_, compiled, _) in ready.items()} | {"gemm": gemm.call}
         inputs = {name: operands for name, (operands, _, _) in ready.items()} | {"gemm": [gemm.operands]}
-        # OpenMP's threads spin for a while after a run of torch, on the cores the next one needs.
-        times = timing.interleave(
-            calls, inputs, args.seconds, pause=0.003 if {"torch", "torch-compile"} & set(calls) else 0
-        )
+        # OpenMP's threads spin for a while after a run of torch, on the cores the next one needs. A GPU that has slept
+        # is slow to wake.
+        spins = {"torch", "torch-compile"} & set(calls) and jax.default_backend() == "cpu"
+        times = timing.interleave(calls, inputs, args.seconds, pause=0.003 if spins else 0)
         work = statistics.mean(cases.flops(case, mode, problem.lengths) for problem in problems)
         for name, (_, compiled, errors) in ready.items():
             ms, ratio = statistics.median(times[name]), timing.ratio(times[name], times[REFERENCE])

@@ -8,6 +8,7 @@ import gc
 import os
 import random
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +23,7 @@ from lstmjax.devices import GPU_OPTIONS
 class Compiled(NamedTuple):
     """A function ready to be timed."""
 
-    call: Callable  # (*operands) -> results, which are there when it returns
+    call: Callable  # (*operands) -> results, which on a CPU are there when it returns; on a GPU see `finish`
     compile_s: float | None  # None: nothing was compiled
     temp_bytes: int | None  # memory it takes beside operands and results; None: not known
 
@@ -54,7 +55,8 @@ def compile_jax(function: Callable, *operands: Any) -> Compiled:
     def call(*operands):
         return jax.block_until_ready(compiled(*operands))
 
-    return Compiled(call, seconds, None if memory is None else memory.temp_size_in_bytes)
+    on_gpu = jax.default_backend() == "gpu"
+    return Compiled(compiled if on_gpu else call, seconds, None if memory is None else memory.temp_size_in_bytes)
 
 
 def interleave(
@@ -63,14 +65,16 @@ def interleave(
     """Times in ms of each of `calls`, one for each round.
 
     Args:
-      calls: by name, what is timed; it returns when its results are there.
+      calls: by name, what is timed; on a CPU it returns when its results are there. On a GPU a sample is of many calls,
+        which are waited for together: that is the time of the device where a call is longer than its launch.
       inputs: by name, the operands of several runs; they take turns, so that no run finds all its data in the cache.
       seconds: about how long it may take; there are 15 rounds at least and 200 at most.
       pause: seconds before every sample, for the threads of the one before to go to sleep.
     """
     single = {name: _warm(call, inputs[name]) for name, call in calls.items()}
     # A sample of many short calls: the clock, and what the last implementation left in the caches, weigh less.
-    repeats = {name: max(1, min(50, int(0.002 / t))) for name, t in single.items()}
+    enough = 0.02 if jax.default_backend() == "gpu" else 0.002
+    repeats = {name: max(1, min(50, int(enough / t))) for name, t in single.items()}
     a_round = sum(single[name] * repeats[name] + pause for name in calls)
     rounds = max(15, min(200, int(seconds / a_round)))
     order, times, turn = list(calls), {name: [] for name in calls}, random.Random(0)
@@ -85,6 +89,14 @@ def interleave(
     finally:
         gc.enable()
     return times
+
+
+def finish(result: Any) -> None:
+    """Wait until a result is there, whether it is JAX's or torch's."""
+    jax.block_until_ready(result)
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def ratio(times: list[float], ours: list[float]) -> Ratio:
@@ -137,5 +149,6 @@ def _sample(call, inputs, first, repeats):
     operands = [inputs[(first + k) % len(inputs)] for k in range(repeats)]
     start = time.perf_counter()
     for each in operands:
-        call(*each)
+        result = call(*each)
+    finish(result)
     return (time.perf_counter() - start) / repeats * 1000

@@ -20,10 +20,9 @@ B, H = 70, 20  # fill no tile of rows or units
 
 # As if there were few multiprocessors: two groups go over their rows several times, or once.
 CUTS = [
-    (dtype, kind, passes)
+    (dtype, kind, 1 + (n + (dtype == "float16")) % 2)
     for dtype in ("float32", "float16")
-    for kind in [(1, 1, False, 8), (2, 2, False, 4), (1, 2, True, 4), (2, 1, True, 8)]
-    for passes in (1, 2)
+    for n, kind in enumerate([(1, 1, False, 8), (2, 2, False, 4), (1, 2, True, 4), (2, 1, True, 8)])
 ]
 
 
@@ -108,10 +107,15 @@ def compare(operands, cotangents, config):
 
 
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
-@pytest.mark.parametrize("rest", [(), ("lengths",), ("mask",), ("reset",), ("lengths", "reset")], ids="+".join)
+@pytest.mark.parametrize("rest", [(), ("mask",), ("lengths", "reset")], ids="+".join)
 @pytest.mark.parametrize("dtype", TOLERANCES)
 def test_equals_fused(emulated, dtype, rest, reverse):
-    compare(*problem(6, 5, 3, 24, dtype, rest, reverse))
+    compare(*problem(5, 3, 3, 24, dtype, rest, reverse))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_outputs_in_16_bits(emulated, dtype):
+    compare(*problem(5, 3, 3, 24, dtype, stored=dtype))
 
 
 @pytest.mark.parametrize("case", CUTS, ids=str)
@@ -155,6 +159,9 @@ XS = jax.ShapeDtypeStruct((7, 4, 3), jnp.float32)
 def test_it_is_taken_where_it_can(pretended):
     assert lstmjax.choose(lstm(24), XS) == "persistent"
     assert lstmjax.choose(lstm(24), XS, backend="fused") == "fused"
+    half = dict(compute_dtype="bfloat16")
+    assert lstmjax.choose(lstm(24), XS, **half) == "fused"
+    assert lstmjax.choose(lstm(24), XS, **half, backend="persistent") == "persistent"
 
 
 @pytest.mark.parametrize(
@@ -183,9 +190,8 @@ def test_the_precision_of_the_caller_is_heeded(pretended):
 def test_without_a_gpu_it_says_so():
     if jax.default_backend() == "gpu":
         pytest.skip("there is one")
-    for backend in ("persistent", "cudnn"):
-        with pytest.raises(ValueError, match="needs an NVIDIA GPU, and JAX runs on cpu"):
-            lstmjax.run(lstmjax.init_lstm(jax.random.key(0), 3, 8), jnp.ones((5, 2, 3)), backend=backend)
+    with pytest.raises(ValueError, match="needs an NVIDIA GPU, and JAX runs on cpu"):
+        lstmjax.run(lstmjax.init_lstm(jax.random.key(0), 3, 8), jnp.ones((5, 2, 3)), backend="persistent")
 
 
 def lowered_for(platform, function, *args):
@@ -309,35 +315,8 @@ def test_the_same_bits_every_time():
     p = problems.problem("lstm", 200, (16,), 8, 768)
     params = jax.tree.map(lambda w: w / 30, p.params)
     data = dict(lengths=None, reset=None, reverse=False, backend="persistent")
-    first, *others = (jax.device_get(values(params, *p[1:3], **data)) for _ in range(10))
+    run = jax.jit(functools.partial(values, **data))
+    first, *others = (jax.device_get(run(params, *p[1:3])) for _ in range(20))
     for other in others:
         for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(other), strict=True):
             np.testing.assert_array_equal(a, b)
-
-
-@on_a_gpu
-@pytest.mark.parametrize(("reverse", "ragged"), [(False, False), (True, False), (False, True)])
-def test_cudnn_equals_scan(reverse, ragged):
-    p = problems.problem("lstm")
-    data = dict(lengths=p.lengths if ragged else None, reset=None, reverse=reverse, precision="highest")
-    alike(values(*p[:3], **data, backend="cudnn"), values(*p[:3], **data, backend="scan"), 1e-5)
-
-
-def test_reasons_of_cudnn(monkeypatch):
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    p = problems.problem("lstm")
-
-    def reason(params=p.params, xs=p.xs, **options):
-        return lstmjax.reasons(params, xs, **options)["cudnn"]
-
-    assert reason() is None
-    assert reason(lengths=p.lengths) is None
-    assert "no reset" in reason(reset=p.reset)
-    assert "no mask" in reason(mask=p.reset)
-    assert "no reverse beside lengths" in reason(lengths=p.lengths, reverse=True)
-    assert "float32 only" in reason(compute_dtype="bfloat16")
-    assert "cannot be chosen" in reason(chunk=3)
-    assert "plain LSTM" in reason(problems.problem("lstm-everything").params)
-    assert "GRUParams" in reason(problems.problem("gru").params)
-    with pytest.raises(ValueError, match="cannot be mapped by vmap"):
-        jax.vmap(lambda xs: lstmjax.run(p.params, xs, backend="cudnn")[1], 1)(p.xs)

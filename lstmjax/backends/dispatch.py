@@ -3,17 +3,11 @@
 from typing import Any
 
 from lstmjax import checks
-from lstmjax.backends import associative, cudnn, fused, persistent, scan
+from lstmjax.backends import associative, fused, persistent, scan
 
-BACKENDS = {
-    "scan": scan,
-    "fused": fused,
-    "persistent": persistent,
-    "associative": associative,
-    "cudnn": cudnn,
-}
+BACKENDS = {"scan": scan, "fused": fused, "persistent": persistent, "associative": associative}
 
-# What backend=None tries, in this order; scan does everything, so the ladder always ends. cuDNN is there by name only.
+# What backend=None tries, in this order; scan does everything, so the ladder always ends.
 LADDER = ("persistent", "fused", "associative", "scan")
 
 
@@ -33,7 +27,8 @@ def choose(params: Any, xs: Any, *, backend: str | None = None, **options: Any) 
       ValueError: an unknown name, or a backend that cannot do this, with its reason.
     """
     if backend is None:
-        backend = next((name for name in LADDER if BACKENDS[name].supports(params, xs, **options) is None), "scan")
+        chosen = dict(options, insist=False)
+        backend = next((name for name in LADDER if BACKENDS[name].supports(params, xs, **chosen) is None), "scan")
     checks.one_of("backend", backend, (None, *BACKENDS))
     reason = BACKENDS[backend].supports(params, xs, **options)
     if reason is not None:

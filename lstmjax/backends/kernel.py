@@ -18,9 +18,7 @@ from jax import lax
 from lstmjax.backends import nvcc
 from lstmjax.cells.products import biased, dot
 
-# Of an H100 and an H200; a GPU that has fewer or less refuses the launch.
-MULTIPROCESSORS = 132
-SHARED = 227 * 1024
+SHARED = 227 * 1024  # bytes of shared memory that a thread block may have
 CLUSTER = 16  # thread blocks in a cluster at most
 
 ROWS, UNITS = 16, 8  # of a tile of the matrix units; of a block of units
@@ -76,11 +74,12 @@ def cut(B, H, dtype, back, units, rows, cluster, warps):
     if cluster:
         team = 1 << (team - 1).bit_length()
         team *= 2 if team * units % lattice else 1
-    if team > (CLUSTER if cluster else MULTIPROCESSORS):
+    most = nvcc.multiprocessors()
+    if team > (CLUSTER if cluster else most):
         return None
     of_rows = -(-B // ROWS)
     # A cluster of 16 finds room seven times only, since it has to lie within one part of the chip.
-    groups = min((MULTIPROCESSORS - 12 * (cluster and team == CLUSTER)) // team, -(-of_rows // rows))
+    groups = min((most - 12 * (cluster and team == CLUSTER)) // team, -(-of_rows // rows))
     passes = -(-of_rows // (rows * groups))
     groups = -(-of_rows // (rows * passes))
     blocks = team * units

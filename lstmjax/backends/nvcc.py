@@ -14,8 +14,8 @@ import jax
 
 SOURCE = Path(__file__).with_name("persistent.cu")
 
-# Of the least that a kernel asks for: max.s16x2, and the shared memory of Hopper.
-CAPABILITY = 9.0
+# Hopper (H100, H200): what the kernels were written for and run on.
+CAPABILITY = "9.0"
 
 
 @functools.cache
@@ -26,9 +26,9 @@ def missing() -> str | None:
     device = jax.devices()[0]
     if "cuda" not in getattr(device.client, "platform_version", "").lower():
         return "it needs an NVIDIA GPU, and this one is not"
-    capability = getattr(device, "compute_capability", None) or "0"
-    if float(capability) < CAPABILITY:
-        return f"it needs compute capability {CAPABILITY}, and the GPU has {capability}"
+    capability = getattr(device, "compute_capability", None)
+    if capability != CAPABILITY:
+        return f"it is made for compute capability {CAPABILITY}, and the GPU has {capability}"
     if compiler() is None:
         return "it is built by nvcc, which is neither on the PATH nor in CUDA_HOME"
     return None
@@ -37,15 +37,19 @@ def missing() -> str | None:
 @functools.cache
 def failure(kernel: str) -> str | None:
     """Why a kernel, a line of LSTMJAX_KERNEL, cannot be had, or None once it is built, loaded and known to XLA."""
-    capability = jax.devices()[0].compute_capability
-    path = library(kernel, capability)
-    problem = None if path.exists() else build(path, command(compiler() or "nvcc", capability), kernel)
+    path = library(kernel)
+    problem = None if path.exists() else build(path, command(compiler() or "nvcc"), kernel)
     return problem or load(path, "CUDA", "_" + path.stem)
+
+
+def multiprocessors() -> int:
+    """How many the GPU has; those of an H100 or H200 where there is none."""
+    return getattr(jax.devices()[0], "core_count", None) or 132
 
 
 def suffix(kernel: str) -> str:
     """What the calls of this kernel are named beside lstmjax_forward and lstmjax_backward."""
-    return "_" + library(kernel, jax.devices()[0].compute_capability).stem
+    return "_" + library(kernel).stem
 
 
 def compiler() -> str | None:
@@ -56,16 +60,16 @@ def compiler() -> str | None:
     return shutil.which("nvcc")
 
 
-def library(kernel: str, capability: str) -> Path:
-    """Where a built kernel is kept: another source, JAX or GPU is another file."""
+def library(kernel: str) -> Path:
+    """Where a built kernel is kept: another source or JAX is another file."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    text = SOURCE.read_bytes() + f"{jax.__version__} {capability} {kernel}".encode()
+    text = SOURCE.read_bytes() + f"{jax.__version__} {CAPABILITY} {kernel}".encode()
     return cache / "lstmjax" / f"{hashlib.sha256(text).hexdigest()[:20]}.so"
 
 
-def command(nvcc: str, capability: str) -> list[str]:
+def command(nvcc: str) -> list[str]:
     """How to build it, but for where things are."""
-    number = capability.replace(".", "")
+    number = CAPABILITY.replace(".", "")
     code = f"-gencode=arch=compute_{number},code=sm_{number}"
     return [nvcc, "-std=c++17", "-O3", code, "-w", "-shared", "-Xcompiler", "-fPIC"]
 

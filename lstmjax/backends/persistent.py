@@ -12,11 +12,25 @@ from lstmjax.backends import fused, kernel, nvcc
 from lstmjax.cells.products import matmul_dtype, state_dtype
 from lstmjax.regularise import QUIET
 
+# What backend=None may take it for: what the benchmark has run on a card, every row against float64. In 16 bits the
+# kernel is there by name.
+PROVEN = (jnp.float32,)
+
 
 def supports(
-    params, xs, *, residuals=None, chunk=None, remat=False, noise=QUIET, compute_dtype=None, precision=None, **_
+    params,
+    xs,
+    *,
+    residuals=None,
+    chunk=None,
+    remat=False,
+    noise=QUIET,
+    compute_dtype=None,
+    precision=None,
+    insist=True,
+    **_,
 ):
-    """Why persistent cannot do this, or None."""
+    """Why persistent cannot do this, or None; `insist` is whether it was asked for by name."""
     reason = fused.supports(params, xs, residuals=residuals, chunk=chunk, remat=remat, noise=noise)
     if reason is not None:
         return reason
@@ -29,6 +43,8 @@ def supports(
     dtype = matmul_dtype(params, xs, compute_dtype)
     if state_dtype(xs.dtype) != jnp.float32 or dtype == jnp.float64:
         return f"it sums in float32, and {state_dtype(xs.dtype)} inputs with {dtype} products ask for more"
+    if not insist and dtype not in PROVEN:
+        return f"with {dtype} products it is there by name only"
     reason = kernel.precise(dtype, precision)
     if reason is not None:
         return reason
