@@ -387,7 +387,7 @@ def _primitive(name, function, static, layouts, avals, xs=None, tuned=None, on_g
     def on_cuda(*args, **params):
         (T, groups, B), H, config = args[xs].shape[:3], args[xs - 2].shape[1], params["config"]
         # Groups would take turns at the kernel; who asked for it by name gets that, else they run side by side.
-        can = kernel.usable(config, B, H, back=function is backward) and (groups == 1 or config.insist)
+        can = (groups == 1 or config.insist) and kernel.usable(config, B, H, back=function is backward)
         if not can and config.residuals == "gates":
             # One loop: a GPU has no cache that a chunk would have to fit in, and a loop in a loop costs it twice.
             params = params | {"config": config._replace(chunk=T)}
