@@ -1012,6 +1012,47 @@ FUSED = [
         ),
     ),
     *of(
+        "backends/kernel.py",
+        (
+            "kernel-restart",
+            "a sequence goes on from the padding before it",
+            "restart = valid & (count == 1)",
+            "restart = valid & (count == 0)",
+            "test_kernel.py::test_equals_fused",
+        ),
+        (
+            "kernel-h0",
+            "h0 gets its gradient from the last step",
+            "dz[-1 if config.reverse else 0]",
+            "dz[0 if config.reverse else -1]",
+            "test_kernel.py::test_equals_fused",
+        ),
+        (
+            "kernel-precision",
+            "TF32 is taken for whatever precision",
+            "if jnp.dtype(dtype) != jnp.float32:",
+            "if True:",
+            "test_kernel.py::test_reasons",
+        ),
+        (
+            "kernel-unbuilt",
+            "a kernel that cannot be built gives way to XLA without a word, though asked for by name",
+            "if problem is not None and config.insist:",
+            "if False:",
+            "test_kernel.py::test_what_cannot_be_built_is_said_by_name_and_left_to_xla_else",
+        ),
+    ),
+    *of(
+        "backends/persistent.py",
+        (
+            "persistent-unproven",
+            "what has not been run on a card is taken without being asked for",
+            "if not insist and dtype not in PROVEN:",
+            "if False:",
+            "test_kernel.py::test_it_is_taken_where_it_can",
+        ),
+    ),
+    *of(
         "backends/dispatch.py",
         (
             "dispatch-order",

@@ -37,7 +37,10 @@ def missing() -> str | None:
 @functools.cache
 def failure(kernel: str) -> str | None:
     """Why a kernel, a line of LSTMJAX_KERNEL, cannot be had, or None once it is built, loaded and known to XLA."""
-    path = library(kernel)
+    try:
+        path = library(kernel)
+    except RuntimeError as nowhere:
+        return f"there is no folder to keep it in: {nowhere}"
     problem = None if path.exists() else build(path, command(compiler() or "nvcc"), kernel)
     return problem or load(path, "CUDA", "_" + path.stem)
 
