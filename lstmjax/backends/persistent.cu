@@ -1,18 +1,21 @@
-// The LSTM over all of time in one kernel, and the transpose of its derivative, for NVIDIA GPUs from Hopper on.
+// The LSTM over all of time in one kernel, and the transpose of its derivative, for NVIDIA GPUs of the Hopper kind.
 //
-// Every block of threads keeps the rows or columns of w_h that belong to its own units (8 JT of the H) in shared memory
-// for the whole sequence, and the cells of these units too. A group of blocks has all units of 16 MT `passes` sequences;
-// groups share nothing. From step to step the blocks of a group hand each other h (forward) or dz (backward) through the
-// L2 cache, in the very order in which the matrix units take it, so that it goes from the cache into their registers.
+// Every block of threads keeps the columns (backward: the rows) of w_h that belong to its own units, 8 JT of the H, for
+// the whole sequence: in registers, or where they are too many in shared memory. It keeps the cells of these units too.
+// A team of blocks has all units, of 16 MT `passes` sequences; teams share nothing. From step to step the blocks of a
+// team hand each other h (forward) or dz (backward), through the L2 cache or as a cluster through their shared memory,
+// in the very order in which the matrix units take it, so that it goes from there into their registers.
 //
-// There is no barrier between blocks. What is handed over says itself that it is new: one bit of each word (each pair of
-// words, in the backward pass of 16-bit types) turns over whenever a slot is written again, and who reads it waits for
-// its turn. Two slots are enough: who writes step s has read all of step s - 1, and who wrote that had read all of s - 2.
+// There is no barrier between blocks. What is handed over says itself that it is new: one bit of each word (each pair
+// of words, in the backward pass of 16-bit types) turns over whenever a slot is written again, and who reads it waits
+// for its turn. Two slots are enough: who writes step s has read all of step s - 1, and who wrote that had read all of
+// s - 2.
 //   forward, 16 bits: |h| <= 1, so the highest bit of the exponent is free; a NaN travels as 1.5.
 //   else: the lowest bit of the fraction. TF32 does not read it; of dz in 16 bits every fourth number has one bit less.
 //
-// Products are mma.sync of m16n8k16 (bfloat16, float16) and m16n8k8 (TF32), summed in float32; the warps of a block split
-// the sum, and add their parts up in shared memory. All else is float32. Shapes and flags are in `Args`.
+// Products are mma.sync of m16n8k16 (bfloat16, float16) and m16n8k8 (TF32), summed in float32; the warps of a block
+// split the sum, and add their parts up in shared memory. All else is float32. A library is built for a few kernels,
+// each a `Cut`, whose shape is all constants: half of the time of a step was the bookkeeping of one that was not.
 
 #include <cstdint>
 #include <string>
@@ -41,11 +44,10 @@ __device__ __forceinline__ uint4 read_through(const uint4* from) {
 // Again, if `stale`: a predicate rather than a branch for each.
 __device__ __forceinline__ void read_again(uint4& v, const uint4* from, uint32_t stale) {
   unsigned long long low = (unsigned long long)v.y << 32 | v.x, high = (unsigned long long)v.w << 32 | v.z;
-  asm volatile(
-      "{\n\t.reg .pred p;\n\tsetp.ne.u32 p, %3, 0;\n\t@p ld.relaxed.gpu.global.v2.b64 {%0, %1}, [%2];\n\t}"
-      : "+l"(low), "+l"(high)
-      : "l"(from), "r"(stale)
-      : "memory");
+  asm volatile("{\n\t.reg .pred p;\n\tsetp.ne.u32 p, %3, 0;\n\t@p ld.relaxed.gpu.global.v2.b64 {%0, %1}, [%2];\n\t}"
+               : "+l"(low), "+l"(high)
+               : "l"(from), "r"(stale)
+               : "memory");
   v = make_uint4((uint32_t)low, (uint32_t)(low >> 32), (uint32_t)high, (uint32_t)(high >> 32));
 }
 __device__ __forceinline__ void write_through(uint32_t* to, uint32_t word) {
@@ -66,9 +68,7 @@ __device__ __forceinline__ uint4 read_shared(const uint4* from) {
 }
 __device__ __forceinline__ uint32_t of_peer(const void* here, int rank) {
   uint32_t there;
-  asm("mapa.shared::cluster.u32 %0, %1, %2;"
-      : "=r"(there)
-      : "r"((uint32_t)__cvta_generic_to_shared(here)), "r"(rank));
+  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"((uint32_t)__cvta_generic_to_shared(here)), "r"(rank));
   return there;
 }
 __device__ __forceinline__ void write_peer(uint32_t there, int offset, uint32_t word) {
@@ -109,11 +109,11 @@ __device__ __forceinline__ uint32_t tf32_bits(float x) {
   return y;
 }
 
-#define LSTMJAX_MMA(NAME, KIND)                                                                            \
-  __device__ __forceinline__ void NAME(float (&d)[4], const uint4& a, const uint2& b) {                    \
+#define LSTMJAX_MMA(NAME, KIND)                                                                              \
+  __device__ __forceinline__ void NAME(float (&d)[4], const uint4& a, const uint2& b) {                      \
     asm volatile("mma.sync.aligned." KIND " {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};" \
-                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                                          \
-                 : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b.x), "r"(b.y));                            \
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                                            \
+                 : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b.x), "r"(b.y));                              \
   }
 LSTMJAX_MMA(mma_bf16, "m16n8k16.row.col.f32.bf16.bf16.f32")
 LSTMJAX_MMA(mma_f16, "m16n8k16.row.col.f32.f16.f16.f32")
@@ -208,7 +208,7 @@ struct Cut {
   // Tiles of the summed axis. Forward these are units, 16 of them or 8 in TF32; backward the 8 units of a block and two
   // of their gates, or one in TF32.
   static constexpr int TILES = BACK ? BLOCKS * (E::wide ? 4 : 2) : (E::wide ? BLOCKS : BLOCKS / 2);
-  static constexpr int COLUMNS = BACK ? JT : 4 * JT;  // tiles of 8 columns
+  static constexpr int COLUMNS = BACK ? JT : 4 * JT;         // tiles of 8 columns
   static constexpr int SHARE = (TILES + WARPS - 1) / WARPS;  // of a warp in the tiles
   static constexpr bool EVEN = TILES % WARPS == 0;
   // Weights stay in registers where they are few enough; then as many tiles are on their way at once as find room.
@@ -222,8 +222,8 @@ struct Cut {
   static constexpr int SUM_FLOATS = WARPS * MT * COLUMNS * 128;
   static constexpr int SLOT = TILES * MT * 32;  // in units of 16 bytes
   __host__ __device__ static size_t shared(int passes) {
-    return (RESIDENT ? 0 : (size_t)TILES * COLUMNS * 256) + 2 * SUM_FLOATS * 4 + (ONE ? 0 : (size_t)12 * passes * CELLS) +
-           (CLUSTER ? (size_t)32 * passes * SLOT : 0);
+    return (RESIDENT ? 0 : (size_t)TILES * COLUMNS * 256) + 2 * SUM_FLOATS * 4 +
+           (ONE ? 0 : (size_t)12 * passes * CELLS) + (CLUSTER ? (size_t)32 * passes * SLOT : 0);
   }
 };
 
@@ -455,9 +455,7 @@ struct Cell {
     unit = (member * K::JT + j) * 8 + 2 * (lane & 3) + (e & 1);
   }
   // Where its first sum is, and that of the same gate of another warp SUM_FLOATS / WARPS further.
-  __device__ int sum() const {
-    return (tile / K::JT * K::COLUMNS + (K::BACK ? j : 4 * j)) * 128 + lane * 4 + e;
-  }
+  __device__ int sum() const { return (tile / K::JT * K::COLUMNS + (K::BACK ? j : 4 * j)) * 128 + lane * 4 + e; }
 };
 
 // Where the blocks of a team hand over: two slots for each pass, in memory, or in the shared memory of each.
@@ -476,7 +474,9 @@ struct Exchange {
       cluster_barrier();
     }
   }
-  __device__ __forceinline__ int place(int s, int n) const { return K::ONE ? (s & 1) * K::SLOT : ((s & 1) * passes + n) * K::SLOT; }
+  __device__ __forceinline__ int place(int s, int n) const {
+    return K::ONE ? (s & 1) * K::SLOT : ((s & 1) * passes + n) * K::SLOT;
+  }
   __device__ __forceinline__ const uint4* slot(int s, int n) const { return base + place(s, n); }
   // `word` counts words of 4 bytes within a slot.
   template <class... Words>
@@ -591,7 +591,8 @@ __global__ void __launch_bounds__(K::THREADS, 1) forward(const Args p) {
       if (!end) prefetch(last ? s + 1 : s, last ? 0 : n + 1);
       if (s > 0) product<K>(sum, v, exchange.slot(s - 1, n), weights, turned<K>(s - 1), warp, lane);
       // What the next pass takes was written a pass ago or more.
-      if (!K::ONE && !end && (s > 0 || last)) fetch<K>(v, exchange.slot(last ? s : s - 1, last ? 0 : n + 1), 0, warp, lane);
+      if (!K::ONE && !end && (s > 0 || last))
+        fetch<K>(v, exchange.slot(last ? s : s - 1, last ? 0 : n + 1), 0, warp, lane);
       __syncthreads();
 
       float y[MINE], gates[MINE][4], c_kept[MINE];
@@ -723,7 +724,9 @@ __global__ void __launch_bounds__(K::THREADS, 1) backward(const Args p) {
       if (p.flags && real) flags_ahead[i] = p.flags[at];
       const bool start = s + 1 == T || (flags_ahead[i] & 2);
       const float* c = p.cs + at * H + cell.unit;
-      const float* c_before = start ? p.c0 + (size_t)row * H + cell.unit : p.reverse ? c + (size_t)B * H : c - (size_t)B * H;
+      const float* c_before = start       ? p.c0 + (size_t)row * H + cell.unit
+                              : p.reverse ? c + (size_t)B * H
+                                          : c - (size_t)B * H;
 #pragma unroll
       for (int k = 0; k < 4; k++) ahead[i][k] = real ? once(p.a + at * (4 * H) + k * H + cell.unit) : 0.0f;
       ahead[i][4] = real ? once(c) : 0.0f;
@@ -760,7 +763,8 @@ __global__ void __launch_bounds__(K::THREADS, 1) backward(const Args p) {
       if (!end) prefetch(last ? s + 1 : s, last ? 0 : n + 1);
       if (s > 0) product<K>(sum, v, exchange.slot(s - 1, n), weights, turned<K>(s - 1), warp, lane);
       // What the next pass takes was written a pass ago or more.
-      if (!K::ONE && !end && (s > 0 || last)) fetch<K>(v, exchange.slot(last ? s : s - 1, last ? 0 : n + 1), 0, warp, lane);
+      if (!K::ONE && !end && (s > 0 || last))
+        fetch<K>(v, exchange.slot(last ? s : s - 1, last ? 0 : n + 1), 0, warp, lane);
       __syncthreads();
 
       float dz[MINE][4];
@@ -806,8 +810,8 @@ __global__ void __launch_bounds__(K::THREADS, 1) backward(const Args p) {
             const uint32_t mine = odd ? words[2] | words[3] << 16 : words[0] | words[1] << 16;
             const uint32_t left = odd ? got : mine, right = odd ? mine : got;
             const uint32_t one = (left & 0xFFFFu) | right << 16, two = left >> 16 | (right & 0xFFFF0000u);
-            exchange.write(s, n, (((block * 2 + odd) * MT + m) * 32 + cell.lane) * 4 + 2 * (cell.e >> 1), (one & ~1u) | turn,
-                           two);
+            exchange.write(s, n, (((block * 2 + odd) * MT + m) * 32 + cell.lane) * 4 + 2 * (cell.e >> 1),
+                           (one & ~1u) | turn, two);
           }
         }
       }
@@ -862,10 +866,10 @@ ffi::Error launch(const Args& p, const Asked& asked, Stream stream) {
 // Which kernels this library has, a line of LSTMJAX_KERNEL(...) each, is written for the compiler.
 template <bool BACK>
 ffi::Error choose(const Args& p, const Asked& asked, Stream stream) {
-#define LSTMJAX_KERNEL(BACKWARD, TYPE, E, H_, JT, MT, TEAM, CLUSTER, ONE, WARPS)                                     \
-  if (BACK == BACKWARD && asked.dtype == ffi::DataType::TYPE && asked.H == H_ && asked.units == JT &&               \
-      asked.rows == MT && asked.team == TEAM && !asked.cluster == !CLUSTER && (p.passes == 1) == ONE &&             \
-      asked.warps == WARPS)                                                                                         \
+#define LSTMJAX_KERNEL(BACKWARD, TYPE, E, H_, JT, MT, TEAM, CLUSTER, ONE, WARPS)                        \
+  if (BACK == BACKWARD && asked.dtype == ffi::DataType::TYPE && asked.H == H_ && asked.units == JT &&   \
+      asked.rows == MT && asked.team == TEAM && !asked.cluster == !CLUSTER && (p.passes == 1) == ONE && \
+      asked.warps == WARPS)                                                                             \
     return launch<Cut<E, BACKWARD, H_, JT, MT, TEAM, CLUSTER, ONE, WARPS>>(p, asked, stream);
 #include "kernels.inc"
   return ffi::Error(ffi::ErrorCode::kInvalidArgument, "this library has no such kernel");
@@ -912,7 +916,7 @@ static ffi::Error forward_call(Stream stream, ffi::AnyBuffer xw, ffi::AnyBuffer 
   p.a = data<float>(a);
   p.cs = data<float>(cs);
   p.exchange = data<uint4>(exchange);
-  const Asked asked{w_h.element_type(), (int)w_h.dimensions()[0], units, rows, team, cluster, warps, groups,
+  const Asked asked{w_h.element_type(),    (int)w_h.dimensions()[0], units, rows, team, cluster, warps, groups,
                     exchange->size_bytes()};
   return choose<false>(p, asked, stream);
 }
@@ -936,7 +940,7 @@ static ffi::Error backward_call(Stream stream, ffi::AnyBuffer dhs, ffi::AnyBuffe
   p.dh = data<float>(dh);
   p.dc = data<float>(dc);
   p.exchange = data<uint4>(exchange);
-  const Asked asked{w_h.element_type(), (int)w_h.dimensions()[0], units, rows, team, cluster, warps, groups,
+  const Asked asked{w_h.element_type(),    (int)w_h.dimensions()[0], units, rows, team, cluster, warps, groups,
                     exchange->size_bytes()};
   return choose<true>(p, asked, stream);
 }
