@@ -42,7 +42,7 @@ class Batches:
     ):
         self.lengths, self.make = np.asarray(lengths), make
         self.batch_size = checks.size("batch_size", batch_size)
-        self.bounds = bounds(self.lengths, buckets)
+        self.bounds = bounds(self.lengths, buckets, self.batch_size)
         self.seed = checks.size("seed", seed, least=0)
 
     def __call__(self, epoch: int) -> "Epoch":

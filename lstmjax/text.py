@@ -110,11 +110,11 @@ def pad(sequences: Sequence[np.ndarray], length: int | None = None) -> tuple[np.
     """Sequences of ids as one array, padded at the end.
 
     Args:
-      sequences: int arrays [T_k].
+      sequences: int arrays [T_k], or [T_k, F] of one F.
       length: T of the result; None is the longest. Longer sequences are cut.
 
     Returns:
-      ids int32 [B, T] and lengths int32 [B].
+      ids int32 [B, T] or [B, T, F], and lengths int32 [B].
 
     Raises:
       ValueError: a negative `length`.
@@ -128,7 +128,8 @@ def pad(sequences: Sequence[np.ndarray], length: int | None = None) -> tuple[np.
         raise TypeError(f"length should be an int of at least 0, got {checks.show(length)}")
     if length < 0:
         raise ValueError(f"length should not be negative, got {length}")
-    ids = np.full((len(sequences), length), PAD, np.int32)
+    features = np.shape(sequences[0])[1:] if len(sequences) else ()
+    ids = np.full((len(sequences), length, *features), PAD, np.int32)
     lengths = np.minimum([len(s) for s in sequences], length).astype(np.int32)
     for row, sequence, n in zip(ids, sequences, lengths, strict=True):
         row[:n] = sequence[:n]
@@ -142,17 +143,48 @@ class Bucket(NamedTuple):
     length: int
 
 
-def bounds(lengths: Sequence[int] | np.ndarray, buckets: int) -> np.ndarray:
-    """Lengths to pad to, so that about as many sequences fall in each of at most `buckets`: int [k], rising.
+def bounds(lengths: Sequence[int] | np.ndarray, buckets: int, batch_size: int = 1) -> np.ndarray:
+    """Lengths to pad to, for at most so many buckets: int [k], rising.
+
+    Of all choices the one with the fewest padded steps, sum over buckets of n_k b_k, where n_k of the sequences are
+    padded to b_k; so one long sequence among many short ones costs a bucket of its own, not a quarter of them its
+    length. Where there are more than 256 different lengths, it is the best among 256 of them.
+
+    Args:
+      lengths: of all sequences.
+      buckets: at most so many.
+      batch_size: sequences in a batch, of which the last in a bucket is filled up with empty ones: n_k is then rounded
+        up to a multiple of it.
 
     Raises:
       ValueError: no lengths, or fewer than one bucket.
+
+    >>> bounds([3, 3, 4, 4, 50], buckets=2)
+    array([ 4, 50])
     """
     if len(lengths) == 0:
         raise ValueError("lengths should hold at least one length, got none")
     checks.size("buckets", buckets)
-    quantiles = np.quantile(lengths, np.linspace(0, 1, buckets + 1)[1:], method="higher")
-    return np.unique(np.maximum(quantiles, 1)).astype(int)
+    checks.size("batch_size", batch_size)
+    ends, counts = np.unique(np.maximum(lengths, 1), return_counts=True)
+    before = np.concatenate([[0], np.cumsum(counts)])  # how many are shorter than each
+    if len(ends) > 256:
+        kept = np.unique(np.linspace(0, len(ends) - 1, 256).round().astype(int))
+        ends, before = ends[kept], np.concatenate([[0], before[kept + 1]])
+    n = before[None, 1:] - before[:-1, None]  # [i, j]: how many lie in a bucket of the lengths i to j
+    steps = np.where(n > 0, -(-n // batch_size) * batch_size * ends, np.inf)
+    best, cuts = steps[0], []
+    for _ in range(min(buckets, len(ends)) - 1):
+        # Up to j: what ends at i - 1 with a bucket less, and a bucket of i to j; or no bucket more.
+        total = np.vstack([best, best[:-1, None] + steps[1:]])
+        cuts.append(total.argmin(0))
+        best = total.min(0)
+    chosen, j = [], len(ends) - 1
+    for cut in reversed(cuts):
+        if cut[j] > 0:
+            chosen.append(j)
+            j = cut[j] - 1
+    return ends[[j, *reversed(chosen)]].astype(int)
 
 
 def bucket(

@@ -1,5 +1,7 @@
 """Tokenising, vocabularies, padding, buckets."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -75,6 +77,28 @@ def test_pad_cuts_what_is_too_long():
     ids, lengths = text.pad([np.array([5, 6, 7]), np.array([], np.int32)], length=2)
     assert ids.tolist() == [[5, 6], [0, 0]]
     assert lengths.tolist() == [2, 0]
+
+
+def test_bounds_have_the_fewest_padded_steps():
+    """Against all choices there are."""
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        lengths, buckets, size = (
+            rng.integers(0, 12, rng.integers(1, 14)),
+            int(rng.integers(1, 5)),
+            int(rng.integers(1, 4)),
+        )
+        there = np.unique(np.maximum(lengths, 1))
+
+        def padded(bounds, lengths=lengths, size=size):
+            counts = np.bincount(np.searchsorted(bounds, np.maximum(lengths, 1)), minlength=len(bounds))
+            return (-(-counts // size) * size * bounds).sum()
+
+        choices = (c for k in range(buckets) for c in itertools.combinations(there[:-1], k))
+        found = text.bounds(lengths, buckets, size)
+        assert padded(found) == min(padded(np.array([*choice, there[-1]])) for choice in choices)
+        assert len(found) <= buckets
+    assert len(text.bounds(np.arange(3000), 4)) == 4
 
 
 def test_buckets_hold_every_row_once_and_fit():
