@@ -7,9 +7,19 @@ from pathlib import Path
 # Before anyone imports Keras, which reads it once.
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
+# Programs that run once over a few numbers are not worth making fast: compiling them, here and in the processes that
+# tests start, takes a third of the time. Tests of what users get ask for FULL (problems.py), and
+# `python -m tests.conformance` is compiled as theirs.
+os.environ["XLA_FLAGS"] = (
+    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1 "
+    + os.environ.get("XLA_FLAGS", "")
+)
+
 import hypothesis
 import jax
 import pytest
+
+from tests.problems import WAYS
 
 # Strict, so that the library neither promotes a dtype nor broadcasts a rank by accident, whatever its caller has set.
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -21,6 +31,17 @@ gc.set_threshold(100_000, 50, 100)
 # Most of an example is compilation, so its time says nothing: no deadline.
 hypothesis.settings.register_profile("lstmjax", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("lstmjax")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Of the properties that hold for every way and direction, each way has one direction in a quick run, in turn; the
+    others are marked slow."""
+    for item in items:
+        drawn = getattr(getattr(item, "callspec", None), "params", {})
+        crossed = item.path.stem == "test_properties" and {"way", "reverse"} <= drawn.keys()
+        if crossed and (list(WAYS).index(drawn["way"]) + drawn["reverse"]) % 2:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture

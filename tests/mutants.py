@@ -1612,7 +1612,7 @@ def start(mutant: Mutant | None, tests: Iterable[str], clean: Path, folder: Path
     if mutant is not None:
         path = folder / "lstmjax" / mutant.file
         path.write_text(path.read_text(encoding="utf-8").replace(mutant.old, mutant.new), encoding="utf-8")
-    options = ["-n", "0", "--tb=short", "-p", "no:cacheprovider", "--color=no", "-rfE"]
+    options = ["-n", "0", "-m", "", "--tb=short", "-p", "no:cacheprovider", "--color=no", "-rfE"]
     options += [] if mutant is None else ["-x"]
     environment = {
         # What is compiled is kept, so that all runs together compile unbroken programs once.

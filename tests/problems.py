@@ -102,11 +102,18 @@ WAYS = {
 }
 
 # For `jax.jit(..., compiler_options=QUICK)`: a program that runs once, over a few numbers, is not worth making fast.
-# Compiling takes a fifth of the time.
+# `conftest.py` says the same by XLA_FLAGS, which `python -m tests.fuzz` and its like do not see.
 QUICK = {
     "xla_backend_optimization_level": 0,
     "xla_cpu_use_fusion_emitters": False,
     "xla_cpu_parallel_codegen_split_count": 1,
+}
+
+# And as it is for users.
+FULL = {
+    "xla_backend_optimization_level": 3,
+    "xla_cpu_use_fusion_emitters": True,
+    "xla_cpu_parallel_codegen_split_count": 32,
 }
 
 T, B, D, H = 7, 4, 3, 5

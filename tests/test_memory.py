@@ -10,14 +10,14 @@ import pytest
 
 import lstmjax
 from tests import reference
-from tests.problems import QUICK, WAYS, B, T, problem
+from tests.problems import FULL, QUICK, WAYS, B, T, problem
 
 MB = 2**20
 
 
 def temporary(function, *args):
     """Bytes of temporary memory of the compiled program."""
-    return jax.jit(function).lower(*args).compile().memory_analysis().temp_size_in_bytes
+    return jax.jit(function, compiler_options=FULL).lower(*args).compile().memory_analysis().temp_size_in_bytes
 
 
 @pytest.mark.parametrize("options", [dict(backend="scan"), dict(backend="fused"), dict(remat=100)], ids=str)

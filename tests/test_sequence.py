@@ -16,7 +16,7 @@ from lstmjax import Bidirectional, GRUState, LSTMState, RNNState
 from lstmjax.cells.cell import How
 from lstmjax.cells.kinds import cell_of
 from tests import reference
-from tests.problems import CELLS, LENGTHS, QUICK, WAYS, B, D, H, Problem, T, cast, layer, padding, problem
+from tests.problems import CELLS, FULL, LENGTHS, QUICK, WAYS, B, D, H, Problem, T, cast, layer, padding, problem
 
 every_way = pytest.mark.parametrize("way", WAYS)
 both_directions = pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
@@ -100,7 +100,7 @@ def test_float32_is_near_float64(way, reverse):
     p = of(way)
     want, gradients = gradient(way, reverse, *cast(p, np.float64))
     dirty = np.where(padding(p.lengths, T)[..., None], np.float32(np.nan), p.xs)
-    got = called(jax.jit(plain_gradient(way, reverse)), *p._replace(xs=dirty))
+    got = called(jax.jit(plain_gradient(way, reverse), compiler_options=FULL), *p._replace(xs=dirty))
     chex.assert_trees_all_close(got[0][1], cast(want[1], np.float32), rtol=0, atol=2e-6)
     chex.assert_trees_all_close(got[1], cast(gradients, np.float32), rtol=1e-5, atol=1e-5)
 
