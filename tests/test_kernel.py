@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import lstmjax
-from lstmjax.backends import chunked, kernel, nvcc
+from lstmjax.backends import chunked, kernel, nvcc, persistent
 from tests import problems, reference
 
 # Float32 products are TF32, which has the fraction of float16; in 16 bits a sum may round to the other side.
@@ -143,7 +143,8 @@ def test_a_nan_stays_in_its_sequence(emulated, dtype):
 
 @pytest.fixture
 def pretended(monkeypatch):
-    """As if there were a GPU and all could be built."""
+    """As if there were a GPU, all could be built, and float32 had been tried on a card."""
+    monkeypatch.setattr(persistent, "PROVEN", (jnp.float32,))
     monkeypatch.setattr(nvcc, "missing", lambda: None)
     monkeypatch.setattr(nvcc, "failure", lambda kernel: None)
     monkeypatch.setattr(nvcc, "suffix", lambda kernel: "")
@@ -154,6 +155,12 @@ def lstm(H, D=3):
 
 
 XS = jax.ShapeDtypeStruct((7, 4, 3), jnp.float32)
+
+
+def test_what_was_not_tried_on_a_card_is_there_by_name_only(pretended, monkeypatch):
+    monkeypatch.setattr(persistent, "PROVEN", ())
+    assert lstmjax.choose(lstm(24), XS) == "fused"
+    assert lstmjax.choose(lstm(24), XS, backend="persistent") == "persistent"
 
 
 def test_it_is_taken_where_it_can(pretended):
