@@ -78,6 +78,43 @@ def tfidf(
     return float(np.mean(labels[found.argmax(1)] == np.array([label for _, label in test])))
 
 
+def pairs(
+    training: Sequence[tuple[str, str]],
+    targets: np.ndarray,
+    others: Sequence[tuple[str, str]],
+    *,
+    scores: bool = False,
+    tokenise: Callable[[str], list[str]] = tokenise,
+) -> np.ndarray:
+    """The class, or the score, of other pairs of texts, by a linear model fitted to pairs. Needs the `text` extra.
+
+    Of the TF-IDF u and v of the words of both: |u - v|, u * v, their cosine, and the share of the words of each that
+    stand in the other; logistic regression, or ridge regression of scores.
+
+    Raises:
+      ImportError: scikit-learn is not installed.
+    """
+    sklearn = _sklearn()
+    import scipy.sparse
+
+    vectorizer = sklearn.feature_extraction.text.TfidfVectorizer(
+        tokenizer=tokenise, token_pattern=None, lowercase=False, sublinear_tf=True
+    )
+    vectorizer.fit([text for pair in training for text in pair])
+
+    def features(part):
+        u, v = (vectorizer.transform([pair[side] for pair in part]) for side in (0, 1))
+        both = u.multiply(v)
+        words = [tuple(set(tokenise(text)) for text in pair) for pair in part]
+        shares = [[len(a & b) / max(1, len(a)), len(a & b) / max(1, len(b))] for a, b in words]
+        return scipy.sparse.hstack([abs(u - v), both, both.sum(1), np.array(shares)]).tocsr()
+
+    if scores:
+        return sklearn.linear_model.Ridge(alpha=1.0).fit(features(training), targets).predict(features(others))
+    machine = sklearn.linear_model.LogisticRegression(C=10, max_iter=1000)
+    return machine.fit(features(training), targets).predict(features(others))
+
+
 def _linear(sklearn, model, fitted, targets, other, classes):
     """Scores [M, K]; a class that does not occur has the lowest there is."""
     found = np.full((other.shape[0], classes), -np.inf)

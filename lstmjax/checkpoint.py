@@ -87,7 +87,7 @@ def load(folder: str | Path, template: Callable[[dict[str, Any]], Any]) -> tuple
         a newer version, or weights other than the template's; the message names file and weight.
     """
     folder = Path(folder)
-    record = _read_about(folder)
+    record = read_about(folder)
     try:
         content = (folder / WEIGHTS).read_bytes()
     except FileNotFoundError:
@@ -107,7 +107,8 @@ def load(folder: str | Path, template: Callable[[dict[str, Any]], Any]) -> tuple
     return jax.tree.unflatten(jax.tree.structure(shapes), [arrays[name] for name in wanted]), record["about"]
 
 
-def _read_about(folder):
+def read_about(folder: Path) -> dict[str, Any]:
+    """What a model folder says of itself: its format, `about` and the sum of its weights; it raises as `load`."""
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is no model folder: there is no such folder")
     path = folder / ABOUT

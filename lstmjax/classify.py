@@ -1,7 +1,5 @@
-"""Text in, label out: records, vocabulary, model and training put together."""
+"""Text in, label out: records, vocabulary, model and training put together. A text has one label, or several."""
 
-import hashlib
-import json
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
@@ -11,42 +9,16 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import optax
 
-from lstmjax import checkpoint, checks, metrics, text, train, vectors
+from lstmjax import checkpoint, checks, members, metrics, reader, train
+from lstmjax import recipe as recipes
 from lstmjax.batches import Batches
 from lstmjax.models import classifier
+from lstmjax.reader import Reader
+from lstmjax.recipe import Recipe as Recipe
+from lstmjax.recipe import checked
 
-Record = tuple[str, str]  # text, label
-
-
-class Recipe(NamedTuple):
-    """Everything that decides a training run, beside the data."""
-
-    members: int = 5  # models trained side by side by vmap, whose probabilities are averaged
-    tokens: str = "words"  # or "bpe"
-    vocabulary: int = 20000
-    min_count: int = 1
-    cell: str = "lstm"
-    embedding: int = 64  # features of a word; with vectors, their width
-    vectors: str = ""  # file of word vectors to begin with (`vectors.read`)
-    tune_vectors: bool = True  # False: the words that were in that file keep their vectors
-    hidden: tuple[int, ...] = (64,)
-    bidirectional: bool = True
-    pooling: str = "mean"
-    dropout: float = 0.5
-    word_dropout: float = 0.1
-    smoothing: float = 0.0
-    learning_rate: float = 2e-3
-    weight_decay: float = 1e-2
-    clip: float = 1.0  # global norm of the gradient
-    average: float = 0.0  # of a running mean of the weights, that is used in their place; 0: none
-    batch_size: int = 32
-    buckets: int = 4
-    epochs: int = 30
-    patience: int = 6
-    seed: int = 0  # of the weights and of dropout
-    order: int = 0  # seed of the order of batches
+Record = tuple[str, str | tuple[str, ...]]  # text, and its label or labels
 
 
 class Model(NamedTuple):
@@ -54,9 +26,9 @@ class Model(NamedTuple):
 
     params: classifier.Params  # each weight with a leading axis of the recipe's members
     recipe: Recipe
-    vocabulary: text.Vocabulary
-    bpe: text.BPE | None
+    reader: Reader
     labels: tuple[str, ...]
+    thresholds: tuple[float, ...] = ()  # several: of each label's probability; outside: of the highest; else none
 
 
 def sample(split: str) -> list[Record]:
@@ -70,8 +42,12 @@ def sample(split: str) -> list[Record]:
         return read(path)
 
 
-def read(path: str | Path) -> list[Record]:
+def read(path: str | Path, *, several: bool = False) -> list[Record]:
     """The records of a UTF-8 file with `text TAB label` on each line; blank lines are passed over.
+
+    Args:
+      path: of the file.
+      several: whether a line may have several labels, with commas between.
 
     Raises:
       FileNotFoundError: no such file. ValueError: a line without text or label, or no line at all; it names the line.
@@ -90,23 +66,24 @@ def read(path: str | Path) -> list[Record]:
         words, tab, label = line.rpartition("\t")
         if not tab or not words.strip() or not label.strip():
             raise ValueError(f"{path}, line {number}: expected text TAB label, got {line[:60]!r}")
-        records.append((words.strip(), label.strip()))
+        labels = tuple(one.strip() for one in label.split(",")) if several else label.strip()
+        records.append((words.strip(), labels))
     if not records:
         raise ValueError(f"{path} holds no records: expected lines of text TAB label")
     return records
 
 
 def split(records: Sequence[Record], seed: int) -> tuple[list[Record], list[Record], list[Record]]:
-    """Records as train, dev and test, 80 / 10 / 10 in each class, drawn at random.
+    """Records as train, dev and test, 80 / 10 / 10 in each class (of several labels, the first), drawn at random.
 
     Raises:
       ValueError: a class with fewer than 3 records.
     """
     rng, parts = np.random.default_rng(seed), ([], [], [])  # type: ignore[var-annotated]
-    for label, count in sorted(Counter(label for _, label in records).items()):
+    for label, count in sorted(Counter(labels_of(record)[0] for record in records).items()):
         if count < 3:
             raise ValueError(f"label {label!r} has {count} records, at least 3 are needed to split off dev and test")
-        rows = [r for r in records if r[1] == label]
+        rows = [r for r in records if labels_of(r)[0] == label]
         rng.shuffle(rows)  # type: ignore[arg-type]
         held = max(1, round(count / 10))
         for part, chosen in zip(parts, (rows[2 * held :], rows[:held], rows[held : 2 * held]), strict=True):
@@ -125,7 +102,8 @@ def fit(
     resume: bool = False,
     mesh: jax.sharding.Mesh | None = None,
 ) -> tuple[Model, train.Fitted]:
-    """Train a classifier; the epoch that is best on dev is kept.
+    """Train a classifier; the epoch that is best on dev is kept: by accuracy, or by macro F1 where texts have several
+    labels. Thresholds are tuned on dev.
 
     Args:
       training, dev: records.
@@ -140,37 +118,9 @@ def fit(
       ValueError: no records, fewer than two classes in `training`, a label of `dev` that `training` lacks, or a
         recipe that makes no sense; it names what. What `train.fit` raises.
     """
-    recipe = recipe or Recipe()
-    _check_recipe(recipe)
-    if mesh is not None and recipe.batch_size % mesh.size:
-        raise ValueError(f"batch_size should be one that {mesh.size} devices divide, got {recipe.batch_size}")
-    task = _Task(training, dev, recipe)
-    recipe = task.model.recipe
-    params, key = task.begin(recipe)
-    fitted = train.fit(
-        partial(_loss, options=_options(recipe)),
-        params,
-        task.optimizer(recipe),
-        task.batches,
-        key=key,
-        epochs=recipe.epochs,
-        evaluate=task.evaluate,
-        metric="dev_accuracy",
-        patience=recipe.patience,
-        average=recipe.average or None,
-        mesh=mesh,
-        snapshots=snapshots,
-        save_every=save_every,
-        resume=resume,
-        about=task.about,
-        count=_tokens,
-        watch=watch,
-    )
-    return task.model._replace(params=fitted.params), fitted
-
-
-# What a sweep may vary, by the names of the command line: numbers that change no shape.
-SWEPT = ("learning_rate", "weight_decay", "clip", "dropout", "word_dropout", "smoothing", "seed")
+    data = _Data(training, dev, checked(recipe or Recipe()))
+    fitted = members.fit(data.task, watch=watch, snapshots=snapshots, save_every=save_every, resume=resume, mesh=mesh)
+    return data.finish(fitted.params, data.task.recipe), fitted
 
 
 def sweep(
@@ -188,7 +138,8 @@ def sweep(
 
     Args:
       training, dev: records.
-      settings: of the names in `SWEPT`, the k values of each (`train.parse_sweep`), in the place of the recipe's.
+      settings: of the names in `recipe.SWEPT`, the k values of each (`train.parse_sweep`), in the place of the
+        recipe's.
       recipe: of all that is not in `settings`.
       watch, snapshots, resume, mesh: as in `train.sweep`.
 
@@ -198,115 +149,116 @@ def sweep(
     Raises:
       ValueError: naming the setting or the record. What `train.sweep` raises.
     """
-    recipe = recipe or Recipe()
-    for name in settings:
-        checks.one_of("a setting of the sweep", name, SWEPT)
-    recipes = [recipe._replace(**dict(zip(settings, row, strict=True))) for row in zip(*settings.values(), strict=True)]
-    for one in recipes:
-        _check_recipe(one)
-    task = _Task(training, dev, recipe)
-    recipe = task.model.recipe
-
-    def of(varied: dict[str, Any]) -> Recipe:
-        return recipe._replace(**varied)
-
-    def loss(params, batch, key, varied):
-        return _loss(params, batch, key, _options(of(varied)))
-
-    swept = train.sweep(
-        loss,
-        lambda varied: task.begin(of(varied)),
-        lambda varied: task.optimizer(of(varied)),
-        task.batches,
-        settings,
-        epochs=recipe.epochs,
-        evaluate=task.evaluate_each,
-        metric="dev_accuracy",
-        average=recipe.average or None,
-        mesh=mesh,
-        snapshots=snapshots,
-        resume=resume,
-        count=_tokens,
-        watch=watch,
-    )
+    each = members.recipes_of(recipe or Recipe(), settings)
+    data = _Data(training, dev, checked(recipe or Recipe()))
+    swept = members.sweep(data.task, settings, watch=watch, snapshots=snapshots, resume=resume, mesh=mesh)
+    embedding = data.task.recipe.embedding
     models = [
-        task.model._replace(params=jax.tree.map(lambda a, k=k: a[k], swept.params), recipe=one)
-        for k, one in enumerate(one._replace(embedding=recipe.embedding) for one in recipes)
+        data.finish(jax.tree.map(lambda a, k=k: a[k], swept.params), one._replace(embedding=embedding))
+        for k, one in enumerate(each)
     ]
     return models, swept
 
 
-class _Task:
-    """Records made ready for training: everything about it that the numbers of a recipe do not change."""
+class _Data:
+    """Records made ready for training."""
 
     def __init__(self, training, dev, recipe):
-        labels = tuple(sorted({label for _, label in training}))
+        inside = [record for record in training if labels_of(record) != (recipe.outside,)]
+        labels = tuple(sorted({label for record in inside for label in labels_of(record)}))
         if len(labels) < 2:
             raise ValueError(
                 f"the training data should hold at least two labels, got {', '.join(labels) or 'no records'}"
             )
-        bpe = text.BPE.train((t for t, _ in training), recipe.vocabulary) if recipe.tokens == "bpe" else None
-        tokenised = [(bpe.tokenise if bpe else text.tokenise)(t) for t, _ in training]
-        vocabulary = text.Vocabulary.count(tokenised, size=recipe.vocabulary, min_count=recipe.min_count)
-        self.known = None
-        if recipe.vectors:
-            found = vectors.read(recipe.vectors, wanted=vocabulary.words)
-            recipe = recipe._replace(embedding=found.array.shape[1])
-            rows, known = vectors.rows_of(found, vocabulary.decode(range(len(vocabulary))))
-            if not len(rows):
-                raise ValueError(
-                    f"{recipe.vectors} has a vector for none of the {len(vocabulary) - 2} words of the data"
-                )
-            self.known = rows, known
-        self.model = Model(None, recipe, vocabulary, bpe, labels)  # type: ignore[arg-type]
-        sequences = [vocabulary.encode(tokens) for tokens in tokenised]
-        targets = _targets(self.model, training, "the training data")
-        self.dev = _encode(self.model, [t for t, _ in dev])
-        self.dev_targets = _targets(self.model, dev, "the dev data")
-        self.batches = Batches(
-            [len(s) for s in sequences],
-            lambda bucket: _batch(sequences, targets, bucket, recipe.batch_size),
-            batch_size=recipe.batch_size,
-            buckets=recipe.buckets,
-            seed=recipe.order,
+        words = dict(size=recipe.vocabulary, min_count=recipe.min_count, pieces=recipe.pieces)
+        read, sequences = reader.learn((record[0] for record in inside), tokens=recipe.tokens, **words)
+        recipe, known = members.known_vectors(recipe, read)
+        self.model = Model(None, recipe, read, labels)  # type: ignore[arg-type]
+        self.dev = dev
+        targets = _targets(self.model, inside, "the training data")
+        weights = _weights(targets, recipe.balance)
+        within = _targets(self.model, dev, "the dev data")
+        kept = np.flatnonzero(within >= 0) if within.ndim == 1 else np.arange(len(within))
+        if not len(kept):
+            raise ValueError(f"the dev data should hold a record that is not {recipe.outside!r}")
+        dev_sequences, dev_targets = [read.read(dev[n][0]) for n in kept], within[kept]
+
+        def batch(bucket):
+            ids, lengths = members.padded(sequences, bucket, recipe.batch_size)
+            of_rows = (members.filled(values, bucket, recipe.batch_size) for values in (targets, weights))
+            return classifier.Batch(ids, lengths, *of_rows)
+
+        self.task = members.Task(
+            recipe,
+            Batches(
+                [len(s) for s in sequences],
+                batch,
+                batch_size=recipe.batch_size,
+                buckets=recipe.buckets,
+                seed=recipe.order,
+            ),
+            partial(_init, recipe=recipe, vocabulary=read.size, classes=len(labels)),
+            _loss,
+            lambda params: _measures(_probabilities(params, dev_sequences, recipe, len(labels)), dev_targets),
+            "dev_f1" if recipe.several else "dev_accuracy",
+            lambda batch: int(batch.lengths.sum()),
+            known,
+            members.fingerprint(training, dev),
         )
-        self.steps = len(self.batches(0)) * recipe.epochs
-        self.about = json.loads(json.dumps(recipe._asdict() | {"records": _fingerprint(training, dev)}))
 
-    def begin(self, recipe):
-        """Params and key of a model with this recipe."""
-        k_init, k_train = jax.random.split(jax.random.key(recipe.seed))
-        params = _init(k_init, recipe, len(self.model.vocabulary), len(self.model.labels))
-        if self.known is not None:
-            rows, known = self.known
-            params = params._replace(embedding=params.embedding.at[:, rows].set(known))
-        return params, k_train
-
-    def optimizer(self, recipe):
-        """Of a model with this recipe."""
-        frozen = None if self.known is None or recipe.tune_vectors else self.known[0]
-        return _optimizer(recipe, self.steps, frozen)
-
-    def evaluate(self, params):
-        """Of one model: loss and accuracy on the dev data."""
-        return {name: value[0] for name, value in self.evaluate_each(jax.tree.map(lambda a: a[None], params)).items()}
-
-    def evaluate_each(self, params):
-        """The same of k models, whose leaves have a leading axis: [k] each."""
-        found = _probabilities(params, self.dev, self.model.recipe, len(self.model.labels))
-        logits = np.log(found + 1e-12)
-        return {
-            "dev_loss": -logits[:, np.arange(len(self.dev)), self.dev_targets].mean(-1),
-            "dev_accuracy": (logits.argmax(-1) == self.dev_targets).mean(-1),
-        }
+    def finish(self, params, recipe):
+        """The model with these params, and thresholds where it needs some."""
+        model = self.model._replace(params=params, recipe=recipe)
+        targets = _targets(model, self.dev, "the dev data")
+        if recipe.several:
+            found = predict(model, [record[0] for record in self.dev])
+            return model._replace(thresholds=tuple(metrics.best_thresholds(found, targets > 0).tolist()))
+        if recipe.outside and (targets < 0).any():
+            found = predict(model, [record[0] for record in self.dev])
+            return model._replace(thresholds=(_best_bound(found, targets),))
+        return model
 
 
-def _tokens(batch):
-    return int(batch.lengths.sum())
+def _measures(found, targets):
+    """Loss, and accuracy or macro F1, of the probabilities [k, N, K] of k models: [k] each."""
+    found = np.clip(found, 1e-12, 1 - 1e-7)
+    if targets.ndim == 2:
+        losses = -(targets * np.log(found) + (1 - targets) * np.log(1 - found)).sum(-1).mean(-1)
+        f1 = []
+        for scores in found:
+            chosen = scores > metrics.best_thresholds(scores, targets > 0)
+            f1.append(metrics.f1_of_labels(chosen, targets > 0).mean())
+        return {"dev_loss": losses, "dev_f1": np.array(f1)}
+    return {
+        "dev_loss": -np.log(found)[:, np.arange(len(targets)), targets].mean(-1),
+        "dev_accuracy": (found.argmax(-1) == targets).mean(-1),
+    }
+
+
+def _best_bound(found, targets):
+    """The bound on the highest probability that does best on the mean of two shares: of texts inside that are labelled
+    rightly, and of texts outside that are told."""
+    highest, right = found.max(-1), found.argmax(-1) == targets
+    inside = targets >= 0
+    bounds = np.unique(highest)
+    accuracy = np.array([(right & (highest >= bound))[inside].mean() for bound in bounds])
+    recall = np.array([(highest < bound)[~inside].mean() for bound in bounds])
+    return float(bounds[(accuracy + recall).argmax()])
+
+
+def labels_of(record: Record) -> tuple[str, ...]:
+    """The labels of a record, one or several.
+
+    >>> labels_of(("it works", "good")), labels_of(("it works", ("good", "calm")))
+    (('good',), ('good', 'calm'))
+    """
+    given = record[1]
+    return (given,) if isinstance(given, str) else tuple(given)
 
 
 def predict(model: Model, texts: Sequence[str]) -> np.ndarray:
-    """The probability of each of `model.labels` for each text: [N, K].
+    """The probability of each of `model.labels` for each text: [N, K]; those of a text sum to 1, but if it may have
+    several labels.
 
     Raises:
       TypeError: texts that are no sequence of strings.
@@ -314,42 +266,62 @@ def predict(model: Model, texts: Sequence[str]) -> np.ndarray:
     if isinstance(texts, str):
         raise TypeError("texts should be a sequence of strings, got one str: put it in a list")
     params = jax.tree.map(lambda a: a[None], model.params)
-    return _probabilities(params, _encode(model, texts), model.recipe, len(model.labels))[0]
+    return _probabilities(params, [model.reader.read(t) for t in texts], model.recipe, len(model.labels))[0]
 
 
-def _probabilities(params, sequences, recipe, classes):
-    """Of k models, whose leaves have a leading axis: [k, N, K]."""
-    k = len(params.embedding)
-    probabilities = np.zeros((k, len(sequences), classes), np.float32)
-    if not sequences:
-        return probabilities
-    # Powers of two, so that any number of texts of any length meets few shapes, each compiled once.
-    bounds = [8]
-    while bounds[-1] < max(map(len, sequences)):
-        bounds.append(2 * bounds[-1])
-    size = min(256, 2 ** (len(sequences) - 1).bit_length())
-    for bucket in text.bucket([len(s) for s in sequences], size, bounds):
-        batch = _batch(sequences, np.zeros(len(sequences), np.int32), bucket, size)
-        found = _predict(params, batch.ids, batch.lengths, options=_options(recipe))
-        probabilities[:, bucket.rows] = np.asarray(found)[:, : len(bucket.rows)]
-    return probabilities
+def decide(model: Model, probabilities: np.ndarray) -> list[tuple[str, ...]]:
+    """The labels that probabilities [N, K] come to: the likeliest; all above their thresholds where there may be
+    several; the label for what is outside where the likeliest is below the threshold."""
+    if model.recipe.several:
+        chosen = probabilities > np.array(model.thresholds)
+        return [tuple(model.labels[k] for k in np.flatnonzero(row)) for row in chosen]
+    bound = model.thresholds[0] if model.thresholds else -1.0
+    return [(model.labels[row.argmax()] if row.max() >= bound else model.recipe.outside,) for row in probabilities]
 
 
 def evaluate(model: Model, records: Sequence[Record]) -> dict[str, Any]:
-    """Accuracy, macro F1, F1 by label and the confusion matrix (row: label, column: prediction).
+    """How good a model is on records.
+
+    One label each: accuracy, macro F1, F1 by label and the confusion matrix (row: label, column: prediction). Records
+    with the label for what is outside do not count in these; beside them stand `accepted_accuracy`, of the others with
+    the threshold at work, and `outside_recall`, the share of those outside that are told. Several labels: macro F1,
+    micro F1, F1 by label, and the share of records with all labels right.
 
     Raises:
       ValueError: no records, or a label that the model does not know.
     """
     targets = _targets(model, records, "the data")
-    found = predict(model, [t for t, _ in records]).argmax(-1)
-    f1 = metrics.f1_by_class(found, targets, len(model.labels))
-    return {
+    found = predict(model, [record[0] for record in records])
+    if model.recipe.several:
+        chosen, right = found > np.array(model.thresholds), targets > 0
+        f1 = metrics.f1_of_labels(chosen, right)
+        both = 2 * (chosen & right).sum() / max(1, chosen.sum() + right.sum())
+        return {
+            "records": len(records),
+            "macro_f1": float(f1.mean()),
+            "micro_f1": float(both),
+            "all_right": float((chosen == right).all(-1).mean()),
+            "f1": dict(zip(model.labels, f1.tolist(), strict=True)),
+        }
+    inside = targets >= 0
+    if not inside.any():
+        raise ValueError(f"the data should hold a record that is not {model.recipe.outside!r}")
+    best = found.argmax(-1)
+    f1 = metrics.f1_by_class(best[inside], targets[inside], len(model.labels))
+    measured = {
         "records": len(records),
-        "accuracy": metrics.accuracy(found, targets),
+        "accuracy": metrics.accuracy(best[inside], targets[inside]),
         "macro_f1": float(f1.mean()),
+    }
+    if model.thresholds and not inside.all():
+        kept = found.max(-1) >= model.thresholds[0]
+        measured |= {
+            "accepted_accuracy": float(((best == targets) & kept)[inside].mean()),
+            "outside_recall": float((~kept)[~inside].mean()),
+        }
+    return measured | {
         "f1": dict(zip(model.labels, f1.tolist(), strict=True)),
-        "confusion": metrics.confusion(found, targets, len(model.labels)).tolist(),
+        "confusion": metrics.confusion(best[inside], targets[inside], len(model.labels)).tolist(),
     }
 
 
@@ -358,9 +330,9 @@ def save(model: Model, folder: str | Path) -> Path:
     about = {
         "task": "classify",
         "labels": model.labels,
+        "thresholds": [None if t == float("inf") else t for t in model.thresholds],  # JSON has no infinity
         "recipe": model.recipe._asdict(),
-        "vocabulary": json.loads(model.vocabulary.to_json()),
-        "bpe": json.loads(model.bpe.to_json()) if model.bpe else None,
+        "reader": model.reader.to_json(),
     }
     return checkpoint.save(folder, model.params, about)
 
@@ -371,65 +343,49 @@ def load(folder: str | Path) -> Model:
 
     def template(about):
         try:
-            recipe = Recipe(**about["recipe"] | {"hidden": tuple(about["recipe"]["hidden"])})
-            vocabulary = text.Vocabulary(about["vocabulary"]["words"])
-            bpe = text.BPE.from_json(json.dumps(about["bpe"])) if about["bpe"] else None
-            labels = tuple(about["labels"])
-            _check_recipe(recipe)
+            if about["task"] != "classify":
+                raise TypeError(f"it is of the task {about['task']}")
+            recipe = recipes.from_json(about["recipe"])
+            read, labels = Reader.from_json(about["reader"]), tuple(about["labels"])
+            thresholds = tuple(float("inf") if t is None else float(t) for t in about["thresholds"])
         except (KeyError, TypeError) as error:
             raise ValueError(f"{Path(folder) / checkpoint.ABOUT} describes no text classifier: {error!r}") from None
-        parts.extend((recipe, vocabulary, bpe, labels))
-        return jax.eval_shape(lambda: _init(jax.random.key(0), recipe, len(vocabulary), len(labels)))
+        parts.extend((recipe, read, labels, thresholds))
+        draw = partial(_init, recipe=recipe, vocabulary=read.size, classes=len(labels))
+        return jax.eval_shape(lambda: jax.vmap(draw)(jax.random.split(jax.random.key(0), recipe.members)))
 
     params, _ = checkpoint.load(folder, template)
     return Model(params, *parts)
 
 
-@partial(jax.jit, static_argnames="options")
-def _predict(params, ids, lengths, options):
-    """The mean of the members' probabilities, of each model: params have the axes k and members in front."""
-    one = jax.vmap(partial(classifier.predict, options=options), (0, None, None))
-    return jax.vmap(lambda params: one(params, ids, lengths).mean(0))(params)
+def _probabilities(params, sequences, recipe, classes):
+    """Of k models, whose leaves have a leading axis: [k, N, K]."""
+
+    def of(bucket, size):
+        how = dict(options=recipes.options(recipe), several=recipe.several)
+        return _predict(params, *members.padded(sequences, bucket, size), **how)
+
+    return members.in_batches([len(s) for s in sequences], of, (len(params.embedding), classes))
 
 
-def _loss(params, batch, key, options):
-    """The mean of the members' losses, each with dropout of its own."""
-    keys = jax.random.split(key, len(params.embedding))
-    return jax.vmap(partial(classifier.loss, options=options), (0, None, 0))(params, batch, keys).mean()
-
-
-def _optimizer(recipe, steps, frozen=None):
-    """AdamW for each member by itself. Adam does not feel that the mean of the losses makes gradients smaller, but
-    the bound on their norm would: it is made smaller with them. The `frozen` rows of the embedding stay as they are."""
-    shape = optax.warmup_cosine_decay_schedule(0, 1, max(1, steps // 20), max(2, steps))
-    one = optax.chain(
-        optax.clip_by_global_norm(recipe.clip / recipe.members),
-        optax.adamw(lambda count: recipe.learning_rate * shape(count), weight_decay=recipe.weight_decay),
+@partial(jax.jit, static_argnames=("options", "several"))
+def _predict(params, ids, lengths, options, several):
+    """The mean of the members' probabilities, of each of k models."""
+    return members.mean_over(
+        lambda params, ids, lengths: classifier.predict(params, ids, lengths, options, several=several),
+        params,
+        ids,
+        lengths,
     )
-    if frozen is not None:
-
-        def still(updates, params):
-            return updates._replace(embedding=updates.embedding.at[frozen].set(0))
-
-        one = optax.chain(one, optax.stateless(still))
-    return optax.GradientTransformation(jax.vmap(one.init), jax.vmap(one.update))
 
 
-def _check_recipe(recipe):
-    checks.one_of("tokens", recipe.tokens, ("words", "bpe"))
-    for name in ("members", "vocabulary", "min_count", "embedding", "batch_size", "buckets", "epochs", "patience"):
-        checks.size(name, getattr(recipe, name))
-    for name in ("learning_rate", "clip"):
-        checks.positive(name, getattr(recipe, name))
-    checks.rate("average", recipe.average)
-    checks.finite("weight_decay", recipe.weight_decay)
-    if recipe.weight_decay < 0:
-        raise ValueError(f"weight_decay should be a number of at least 0, got {recipe.weight_decay}")
+def _loss(params, batch, key, recipe):
+    return classifier.loss(params, batch, key, options=recipes.options(recipe))
 
 
-def _init(key, recipe, vocabulary, classes):
-    draw = partial(
-        classifier.init,
+def _init(key, *, recipe, vocabulary, classes):
+    return classifier.init(
+        key,
         vocabulary=vocabulary,
         classes=classes,
         embedding=recipe.embedding,
@@ -438,42 +394,42 @@ def _init(key, recipe, vocabulary, classes):
         cell=recipe.cell,
         pooling=recipe.pooling,
     )
-    return jax.vmap(draw)(jax.random.split(key, recipe.members))
-
-
-def _options(recipe):
-    return classifier.Options(recipe.pooling, recipe.dropout, recipe.word_dropout, recipe.smoothing)
-
-
-def _encode(model, texts):
-    tokenise = model.bpe.tokenise if model.bpe else text.tokenise
-    return [model.vocabulary.encode(tokenise(t)) for t in texts]
-
-
-def _fingerprint(*parts):
-    """What tells one set of records from another."""
-    return hashlib.sha256(json.dumps([list(map(list, part)) for part in parts]).encode()).hexdigest()[:16]
 
 
 def _targets(model, records, where):
+    """Of records: the number of the label, -1 for what is outside, int [N]; or which labels, float [N, K]."""
     if not len(records):
         raise ValueError(f"{where} should hold at least one record, got none")
+    several, outside = model.recipe.several, model.recipe.outside
     index = {label: k for k, label in enumerate(model.labels)}
-    for words, label in records:
-        if label not in index:
-            known = ", ".join(model.labels)
-            raise ValueError(f"{where} has the label {label!r}, which is not among {known} (text: {words[:60]!r})")
-    return np.array([index[label] for _, label in records], np.int32)
+    if outside:
+        index[outside] = -1
+    targets = np.zeros((len(records), len(model.labels)), np.float32) if several else np.zeros(len(records), np.int32)
+    for row, record in enumerate(records):
+        labels = labels_of(record)
+        if not several and len(labels) != 1:
+            raise ValueError(
+                f"{where} has {len(labels)} labels for one text, and the recipe has several = False (text: "
+                f"{record[0][:60]!r})"
+            )
+        for label in labels:
+            if label not in index:
+                known = ", ".join(model.labels)
+                raise ValueError(
+                    f"{where} has the label {label!r}, which is not among {known} (text: {record[0][:60]!r})"
+                )
+            if several:
+                targets[row, index[label]] = 1
+            else:
+                targets[row] = index[label]
+    return targets
 
 
-def _batch(sequences, targets, bucket, size):
-    """The batch of a bucket, filled up to `size` with rows that count for nothing, so that it has one shape."""
-    rows = bucket.rows
-    empty = size - len(rows)
-    ids, lengths = text.pad([sequences[r] for r in rows] + [_NOTHING] * empty, bucket.length)
-    labels, weights = np.zeros((2, size), np.int32)
-    labels[: len(rows)], weights[: len(rows)] = targets[rows], 1
-    return classifier.Batch(ids, lengths, labels, weights.astype(np.float32))
-
-
-_NOTHING = np.zeros(0, np.int32)
+def _weights(targets, balance):
+    """What each record counts, 1 in the mean: the mean over its labels of n**-balance, n how many have that label."""
+    if targets.ndim == 1:
+        targets = np.eye(targets.max() + 1, dtype=np.float32)[targets]
+    of_labels = np.maximum(targets.sum(0), 1) ** -balance
+    weights = (targets @ of_labels) / np.maximum(targets.sum(-1), 1)
+    weights[targets.sum(-1) == 0] = of_labels.mean()
+    return (weights / weights.mean()).astype(np.float32)

@@ -55,7 +55,7 @@ def model(data):
 def test_train_reports_baselines(data, tmp_path, capsys):
     assert cli.main(["train", "--data", str(data), "--out", str(tmp_path / "m"), *QUICK, "--epochs", "1"]) == 0
     said = capsys.readouterr().out
-    for part in ("LSTM classifier", "TF-IDF + logistic regression", "majority class", "0.5000", "Saved to"):
+    for part in ("LSTM, 2 together", "TF-IDF + logistic regression", "majority class", "0.5000", "Saved to"):
         assert part in said
 
 

@@ -70,10 +70,10 @@ def test_a_classifier_begins_with_them(tmp_path, tune):
     )
     model, _ = classify.fit(RECORDS, RECORDS, recipe)
     assert model.recipe.embedding == 3
-    row = model.vocabulary.index["good"]
+    row = model.reader.vocabulary.index["good"]
     same = np.asarray(model.params.embedding[:, row]) == WORDS["good"]
     assert not same.any() if tune else same.all()
-    other = np.asarray(model.params.embedding[:, model.vocabulary.index["great"]])
+    other = np.asarray(model.params.embedding[:, model.reader.vocabulary.index["great"]])
     assert (other[0] != other[1]).any()
     classify.save(model, tmp_path / "m")
     np.testing.assert_allclose(

@@ -34,7 +34,7 @@ class Params(NamedTuple):
 class Batch(NamedTuple):
     """A padded batch of labelled sequences."""
 
-    ids: Any  # int [B, T]; all four jax or NumPy arrays
+    ids: Any  # int [B, T], or [B, T, F] as in `encoder.lookup`; all four jax or NumPy arrays
     lengths: Any  # int [B]
     labels: Any  # int [B]; or float [B, K], 1 for each of the labels that a sequence has, of which it may have several
     weights: Any  # float [B]; 0 leaves a row out, 1 counts it
@@ -62,7 +62,7 @@ def init(
       hidden: units of each layer, and of each direction.
       bidirectional: whether each layer is a pair of directions.
       cell: "lstm", "gru" or "rnn".
-      pooling: as it will be in `Options`: "attention" has weights of its own.
+      pooling: as it will be in `Options`: "attention" has weights of its own, and several together a wider head.
 
     Raises:
       TypeError, ValueError: naming the argument.
@@ -71,7 +71,7 @@ def init(
     >>> params.head.w.shape
     (32, 2)
     """
-    checks.one_of("pooling", pooling, POOLINGS)
+    parts = encoder.check_pooling("pooling", pooling)
     checks.key("key", key)
     classes = checks.size("classes", classes)
     k_embedding, k_head, k_query, *k_layers = jax.random.split(key, 3 + len(encoder.widths_of(hidden)))
@@ -81,8 +81,8 @@ def init(
     return Params(
         init_embedding(k_embedding, vocabulary, embedding, dtype),
         layers,
-        init_linear(k_head, features, classes, dtype),
-        jax.random.normal(k_query, (features,), dtype) * features**-0.5 if pooling == "attention" else None,
+        init_linear(k_head, encoder.pooled_features(pooling, features, embedding), classes, dtype),
+        jax.random.normal(k_query, (features,), dtype) * features**-0.5 if "attention" in parts else None,
     )
 
 
@@ -92,7 +92,7 @@ def encode(
     """One sequence as a vector.
 
     Args:
-      ids: int [T].
+      ids: int [T], or [T, F] as in `encoder.lookup`.
       length: int scalar, the words before padding.
       options: pooling, and dropout if there is a key.
       key: PRNG key; None is deterministic.
@@ -114,7 +114,7 @@ def apply(
     """The logits of a batch of sequences.
 
     Args:
-      ids: int [B, T], padded with anything in [0, V).
+      ids: int [B, T], padded with anything in [0, V); or [B, T, F].
       lengths: int [B].
       options, key, how: as in `encode`.
 
@@ -137,9 +137,9 @@ def apply(
 
     # Time first before the words are looked up, so that the core has its layout without moving [B, T, E] about.
     if key is None:
-        encoded = jax.vmap(partial(one, key=None), (1, 0))(ids.T, lengths)
+        encoded = jax.vmap(partial(one, key=None), (1, 0))(jnp.swapaxes(ids, 0, 1), lengths)
     else:
-        encoded = jax.vmap(one, (1, 0, 0))(ids.T, lengths, jax.random.split(key, len(ids)))
+        encoded = jax.vmap(one, (1, 0, 0))(jnp.swapaxes(ids, 0, 1), lengths, jax.random.split(key, len(ids)))
     return linear(params.head, encoded)
 
 
@@ -176,6 +176,6 @@ def predict(
 def _check(params, ids, lengths, options):
     encoder.check_options(options, params.query)
     check_ids("ids", ids, len(params.embedding))
-    if ids.ndim != 2:
-        raise ValueError(f"ids should be [B, T], got shape {ids.shape}")
+    if ids.ndim not in (2, 3):
+        raise ValueError(f"ids should be [B, T] or [B, T, F], got shape {ids.shape}")
     checks.lengths("lengths", lengths, ids.shape[:1], ids.shape[1])

@@ -41,7 +41,7 @@ class Params(NamedTuple):
 class Text(NamedTuple):
     """A padded batch of sequences."""
 
-    ids: Any  # int [B, T]
+    ids: Any  # int [B, T], or [B, T, F] as in `encoder.lookup`
     lengths: Any  # int [B]
 
 
@@ -88,7 +88,7 @@ def init(
     (12, 3)
     """
     checks.one_of("head", head, HEADS)
-    checks.one_of("pooling", pooling, encoder.POOLINGS)
+    parts = encoder.check_pooling("pooling", pooling)
     checks.key("key", key)
     classes, width = checks.size("classes", classes), checks.size("width", width)
     if head == "manhattan" and classes != 1:
@@ -99,8 +99,10 @@ def init(
         jax.random.split(keys[1], len(encoder.widths_of(hidden))), embedding, hidden, **how
     )
     params = Params(init_embedding(keys[0], vocabulary, embedding, dtype), layers)
-    if head != "align" and pooling == "attention":
-        params = params._replace(query=jax.random.normal(keys[2], (features,), dtype) * features**-0.5)
+    if head != "align":
+        if "attention" in parts:
+            params = params._replace(query=jax.random.normal(keys[2], (features,), dtype) * features**-0.5)
+        features = encoder.pooled_features(pooling, features, embedding)
     if head == "manhattan":
         return params
     if head == "align":
@@ -161,7 +163,7 @@ def apply(
     """The logits of a batch of pairs, [B, K]; for "manhattan" the similarities, [B, 1].
 
     Args:
-      first, second: ids int [B, T] and lengths int [B]; T may differ.
+      first, second: ids int [B, T] or [B, T, F] and lengths int [B]; T may differ.
       options: pooling, and dropout if there is a key.
       key: PRNG key; None is deterministic.
       how: `backend` and `compute_dtype` for `run`.
@@ -182,7 +184,7 @@ def apply(
         return _pair(params, a, n, b, m, options, key, how)
 
     # Time first before the words are looked up, so that the core has its layout without moving [B, T, E] about.
-    batch = (first.ids.T, first.lengths, second.ids.T, second.lengths)
+    batch = (jnp.swapaxes(first.ids, 0, 1), first.lengths, jnp.swapaxes(second.ids, 0, 1), second.lengths)
     if key is None:
         return jax.vmap(one, (1, 0, 1, 0))(*batch)
     return jax.vmap(one, (1, 0, 1, 0, 0))(*batch, jax.random.split(key, len(first.ids)))
@@ -199,7 +201,7 @@ def encode(params: Params, text: Text, options: Options = Options(), **how: Any)
     def one(ids, length):
         return encoder.encode(params.embedding, params.layers, params.query, ids, length, options, None, **how)
 
-    return jax.vmap(one, (1, 0))(text.ids.T, text.lengths)
+    return jax.vmap(one, (1, 0))(jnp.swapaxes(text.ids, 0, 1), text.lengths)
 
 
 def similarity(u: Array, v: Array) -> Array:
@@ -293,8 +295,8 @@ def _check(params, first, second, options):
     encoder.check_options(options, params.query)
     for name, text in (("first", first), ("second", second)):
         check_ids(f"{name}.ids", text.ids, len(params.embedding))
-        if text.ids.ndim != 2:
-            raise ValueError(f"{name}.ids should be [B, T], got shape {text.ids.shape}")
+        if text.ids.ndim not in (2, 3):
+            raise ValueError(f"{name}.ids should be [B, T] or [B, T, F], got shape {text.ids.shape}")
         checks.lengths(f"{name}.lengths", text.lengths, text.ids.shape[:1], text.ids.shape[1])
     if len(first.ids) != len(second.ids):
         raise ValueError(f"first and second should hold as many texts, got {len(first.ids)} and {len(second.ids)}")

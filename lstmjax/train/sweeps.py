@@ -73,7 +73,7 @@ def sweep(
     settings: dict[str, Sequence[float | int]],
     *,
     epochs: int,
-    evaluate: Callable[[Any], dict[str, Array]] | None = None,
+    evaluate: Callable[[Any], dict[str, Any]] | None = None,
     metric: str = "loss",
     average: float | None = None,
     mesh: jax.sharding.Mesh | None = None,

@@ -1,0 +1,1 @@
+"""The commands of `python -m lstmjax`, each a function of its parsed options."""

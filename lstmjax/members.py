@@ -1,0 +1,225 @@
+"""Models trained side by side by `vmap`, whose predictions are averaged: what the tasks of texts have in common."""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+
+from lstmjax import checks, text, train, vectors
+from lstmjax.batches import Batches
+from lstmjax.reader import Reader
+from lstmjax.recipe import SWEPT, Recipe, checked
+
+
+class Task(NamedTuple):
+    """Records made ready for training, and the model that learns them."""
+
+    recipe: Recipe
+    batches: Batches
+    init: Callable[[jax.Array], Any]  # key -> params of one member, with a leaf `embedding` [V, E]
+    loss: Callable[[Any, Any, jax.Array, Recipe], jax.Array]  # of one member: params, batch, key, recipe
+    evaluate: Callable[[Any], dict[str, np.ndarray]]  # params of k models -> measures on the dev data, [k] each
+    measure: str  # the one on the dev data that says which epoch is best
+    tokens: Callable[[Any], int]  # words in a batch
+    known: tuple[np.ndarray, np.ndarray] | None  # words that begin with vectors from a file: their ids and vectors
+    records: str  # what tells these records from others
+
+
+def known_vectors(recipe: Recipe, reader: Reader) -> tuple[Recipe, tuple[np.ndarray, np.ndarray] | None]:
+    """The recipe with the width of its file of word vectors, and what that file knows of the reader's words.
+
+    Raises:
+      ValueError: a file that knows none of them. What `vectors.read` raises.
+    """
+    if not recipe.vectors:
+        return recipe, None
+    vocabulary = reader.vocabulary
+    found = vectors.read(recipe.vectors, wanted=vocabulary.words)
+    rows, known = vectors.rows_of(found, vocabulary.decode(range(len(vocabulary))))
+    if not len(rows):
+        raise ValueError(f"{recipe.vectors} has a vector for none of the {len(vocabulary) - 2} words of the data")
+    return recipe._replace(embedding=found.array.shape[1]), (rows, known)
+
+
+def fit(
+    task: Task,
+    *,
+    watch: train.Watch | None = None,
+    snapshots: train.Snapshots | None = None,
+    save_every: int | None = None,
+    resume: bool = False,
+    mesh: jax.sharding.Mesh | None = None,
+) -> train.Fitted:
+    """Train the members of a task as one model; the epoch that is best on the dev data is kept.
+
+    Raises:
+      ValueError: a batch that the devices of `mesh` do not divide. What `train.fit` raises.
+    """
+    recipe = task.recipe
+    if mesh is not None and recipe.batch_size % mesh.size:
+        raise ValueError(f"batch_size should be one that {mesh.size} devices divide, got {recipe.batch_size}")
+    params, key = _begin(task, recipe)
+
+    def evaluate(params):
+        return {name: value[0] for name, value in task.evaluate(jax.tree.map(lambda a: a[None], params)).items()}
+
+    return train.fit(
+        partial(_loss, loss=task.loss, recipe=recipe),
+        params,
+        _optimizer(task, recipe),
+        task.batches,
+        key=key,
+        epochs=recipe.epochs,
+        evaluate=evaluate,
+        metric=_metric(task),
+        patience=recipe.patience,
+        average=recipe.average or None,
+        mesh=mesh,
+        snapshots=snapshots,
+        save_every=save_every,
+        resume=resume,
+        about=json.loads(json.dumps(recipe._asdict() | {"records": task.records})),
+        count=task.tokens,
+        watch=watch,
+    )
+
+
+def recipes_of(recipe: Recipe, settings: dict[str, Sequence[float | int]]) -> list[Recipe]:
+    """The recipe of each model of a sweep.
+
+    Raises:
+      ValueError: a setting that is not in `recipe.SWEPT`, or a value that makes no sense.
+    """
+    for name in settings:
+        checks.one_of("a setting of the sweep", name, SWEPT)
+    rows = zip(*settings.values(), strict=True)
+    return [checked(recipe._replace(**dict(zip(settings, row, strict=True)))) for row in rows]
+
+
+def sweep(
+    task: Task,
+    settings: dict[str, Sequence[float | int]],
+    *,
+    watch: train.Watch | None = None,
+    snapshots: train.Snapshots | None = None,
+    resume: bool = False,
+    mesh: jax.sharding.Mesh | None = None,
+) -> train.Swept:
+    """Train k models of a task side by side, each as `fit` would but for early stopping; arguments as in
+    `train.sweep`."""
+
+    def of(varied: dict[str, Any]) -> Recipe:
+        return task.recipe._replace(**varied)
+
+    return train.sweep(
+        lambda params, batch, key, varied: _loss(params, batch, key, loss=task.loss, recipe=of(varied)),
+        lambda varied: _begin(task, of(varied)),
+        lambda varied: _optimizer(task, of(varied)),
+        task.batches,
+        settings,
+        epochs=task.recipe.epochs,
+        evaluate=task.evaluate,
+        metric=_metric(task),
+        average=task.recipe.average or None,
+        mesh=mesh,
+        snapshots=snapshots,
+        resume=resume,
+        count=task.tokens,
+        watch=watch,
+    )
+
+
+def mean_over(predict: Callable[..., jax.Array], params: Any, *batch: Any) -> jax.Array:
+    """What `predict` gives for a batch, averaged over the members, of each of k models: `params` have the axes k and
+    members in front."""
+    one = jax.vmap(predict, (0, *(None,) * len(batch)))
+    return jax.vmap(lambda params: one(params, *batch).mean(0))(params)
+
+
+def in_batches(
+    lengths: Sequence[int], predict: Callable[[text.Bucket, int], Any], shape: tuple[int, ...], at_most: int = 256
+) -> np.ndarray:
+    """What `predict` gives for each of N texts, [k, N, ...] in the shape [k, ...] each.
+
+    Batches are powers of two wide and long, so that any number of texts of any length meets few shapes, each compiled
+    once.
+
+    Args:
+      lengths: of the texts, N.
+      predict: a bucket and the size to fill it up to -> [k, size, ...].
+      shape: (k, ...).
+      at_most: texts in a batch.
+    """
+    k, *rest = shape
+    found = np.zeros((k, len(lengths), *rest), np.float32)
+    if not len(lengths):
+        return found
+    bounds = [8]
+    while bounds[-1] < max(lengths):
+        bounds.append(2 * bounds[-1])
+    size = min(at_most, 2 ** (len(lengths) - 1).bit_length())
+    for bucket in text.bucket(lengths, size, bounds):
+        found[:, bucket.rows] = np.asarray(predict(bucket, size))[:, : len(bucket.rows)]
+    return found
+
+
+def padded(sequences: Sequence[np.ndarray], bucket: text.Bucket, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Ids and lengths of the rows of a bucket, filled up to `size` with empty rows, so that batches have one shape."""
+    rows = [sequences[r] for r in bucket.rows]
+    return text.pad(rows + [rows[0][:0]] * (size - len(rows)), bucket.length)
+
+
+def filled(values: np.ndarray, bucket: text.Bucket, size: int) -> np.ndarray:
+    """The values of the rows of a bucket, filled up to `size` with zeros."""
+    found = np.zeros((size, *values.shape[1:]), values.dtype)
+    found[: len(bucket.rows)] = values[bucket.rows]
+    return found
+
+
+def fingerprint(*parts: Sequence[Any]) -> str:
+    """What tells one set of records from another."""
+    return hashlib.sha256(json.dumps([list(map(list, part)) for part in parts]).encode()).hexdigest()[:16]
+
+
+def _metric(task):
+    return "dev_loss" if task.recipe.best == "loss" else task.measure
+
+
+def _begin(task, recipe):
+    """Params and key of a model with this recipe."""
+    k_init, k_train = jax.random.split(jax.random.key(recipe.seed))
+    params = jax.vmap(task.init)(jax.random.split(k_init, recipe.members))
+    if task.known is not None:
+        rows, known = task.known
+        params = params._replace(embedding=params.embedding.at[:, rows].set(known))
+    return params, k_train
+
+
+def _loss(params, batch, key, *, loss, recipe):
+    """The mean of the members' losses, each with dropout of its own."""
+    keys = jax.random.split(key, recipe.members)
+    return jax.vmap(lambda params, key: loss(params, batch, key, recipe))(params, keys).mean()
+
+
+def _optimizer(task, recipe):
+    """AdamW for each member by itself. Adam does not feel that the mean of the losses makes gradients smaller, but
+    the bound on their norm would: it is made smaller with them. Vectors that are not to be tuned stay as they are."""
+    steps = len(task.batches(0)) * recipe.epochs
+    shape = optax.warmup_cosine_decay_schedule(0, 1, max(1, steps // 20), max(2, steps))
+    one = optax.chain(
+        optax.clip_by_global_norm(recipe.clip / recipe.members),
+        optax.adamw(lambda count: recipe.learning_rate * shape(count), weight_decay=recipe.weight_decay),
+    )
+    if task.known is not None and not recipe.tune_vectors:
+        frozen = task.known[0]
+
+        def still(updates, params):
+            return updates._replace(embedding=updates.embedding.at[frozen].set(0))
+
+        one = optax.chain(one, optax.stateless(still))
+    return optax.GradientTransformation(jax.vmap(one.init), jax.vmap(one.update))
