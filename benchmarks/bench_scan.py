@@ -260,7 +260,7 @@ def _machine():
         except metadata.PackageNotFoundError:
             versions[package] = "not installed"
     return {
-        "cpu": _cpu(),
+        "cpu": timing.cpu_name(),
         "device": jax.devices()[0].device_kind,
         "devices": jax.local_device_count(),
         "threads": timing.threads(),  # XLA's; torch is given as many
@@ -271,12 +271,6 @@ def _machine():
         "versions": versions,
         "gemm_peak_gflops": {},  # by dtype, as they are measured
     }
-
-
-def _cpu():
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
 
 
 def _others(before, seconds):

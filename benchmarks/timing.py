@@ -6,6 +6,7 @@ other compare the drift too; the ratio of two times of one round does not.
 
 import gc
 import os
+import platform
 import random
 import statistics
 import sys
@@ -126,6 +127,13 @@ def gemm(dtype: str) -> Gemm:
 def threads() -> int:
     """The cores this process may use, which is the number of threads XLA takes."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def cpu_name() -> str:
+    """Of the processor, as the system has it."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
 
 
 def cpu_seconds() -> tuple[float, float] | None:

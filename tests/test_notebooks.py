@@ -31,7 +31,12 @@ def pictures(notebook):
 
 
 def test_there_are_notebooks():
-    assert [path.name for path in NOTEBOOKS] == ["1-gates.ipynb", "2-classify.ipynb"]
+    assert [path.name for path in NOTEBOOKS] == [
+        "1-gates.ipynb",
+        "2-classify.ipynb",
+        "3-sentiment.ipynb",
+        "4-match.ipynb",
+    ]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

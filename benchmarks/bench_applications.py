@@ -1,0 +1,120 @@
+"""Every recipe that comes along, three seeds each, beside its baselines: what the README's table of results is made of.
+
+    python benchmarks/bench_applications.py                     # all recipes: hours
+    python benchmarks/bench_applications.py snips --seeds 0     # one of them, once
+    python benchmarks/bench_applications.py --latency           # how long an answer takes
+
+Results go to a file after every run, and a run that stands there is not made again (`--again`). The model is chosen on
+dev data; test data are looked at once, at the end.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import timing
+from rich.console import Console
+from rich.table import Table
+
+from lstmjax import classify, datasets, members, recipe
+from lstmjax.commands import compare
+from lstmjax.commands.tasks import TASKS, of_set
+from lstmjax.train import Watch
+
+RESULTS = Path(__file__).parent / "results" / "applications.json"
+
+
+def main() -> int:
+    """Run what the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipes", nargs="*", default=recipe.names(), metavar="RECIPE", help="(default: all)")
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2], help="(default: 0 1 2)")
+    parser.add_argument("--again", action="store_true", help="also what was run before")
+    parser.add_argument("--latency", action="store_true", help="time answers of an untrained snips model")
+    parser.add_argument("--json", type=Path, default=RESULTS, metavar="FILE", help="(default: %(default)s)")
+    options = parser.parse_args()
+    console = Console(highlight=False)
+    if options.latency:
+        print_latency(console)
+        return 0
+    held = json.loads(options.json.read_text(encoding="utf-8")) if options.json.exists() else {}
+    for name in options.recipes:
+        one = held.setdefault(name, {"runs": {}})
+        for seed in options.seeds:
+            if options.again or str(seed) not in one["runs"]:
+                console.rule(f"{name}, seed {seed}")
+                one |= run(name, seed, console, one)
+                options.json.write_text(json.dumps(held, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    print_results(held, console)
+    return 0
+
+
+def run(name: str, seed: int, console: Console, before: dict) -> dict:
+    """Train and measure a recipe once; baselines too if they are not there yet."""
+    file = recipe.read(name)
+    task = TASKS[file.task]
+    settings = recipe.checked(task.recipe._replace(**file.settings, seed=seed, order=seed))
+    if file.data:
+        training, dev, test = of_set(task, file.data, settings, "train", "dev", "test")
+    else:
+        training, dev, test = (classify.sample(split) for split in ("train", "dev", "test"))
+    began = time.perf_counter()
+    model, fitted = task.module.fit(training, dev, settings, watch=Watch(console))
+    seconds = time.perf_counter() - began
+    found = {
+        split: {key: value for key, value in task.module.evaluate(model, part).items() if isinstance(value, float)}
+        for split, part in (("dev", dev), ("test", test))
+    }
+    runs = before["runs"] | {str(seed): found | {"seconds": seconds, "epoch": fitted.best_epoch}}
+    after = {"task": file.task, "data": file.data, "measure": compare.measure(model), "machine": timing.cpu_name()}
+    after |= {"weights": sum(a.size for a in jax.tree.leaves(model.params)), "runs": runs}
+    if "baselines" not in before:
+        after["baselines"] = compare.baseline_scores(task, model, training, dev, test, tuple(compare.LINEAR))
+    return after
+
+
+def print_results(held: dict, console: Console) -> None:
+    """A line for each recipe: mean and spread over seeds, the best baseline, the time of a run."""
+    table = Table("recipe", "measure", "test, mean", "lowest to highest", "best baseline", "seconds")
+    for name, one in held.items():
+        values = [run["test"][one["measure"]] for run in one["runs"].values()]
+        best = max(one.get("baselines", {}).items(), key=lambda item: item[1], default=("none", float("nan")))
+        seconds = statistics.mean(run["seconds"] for run in one["runs"].values())
+        spread = f"{min(values):.4f} to {max(values):.4f}, {len(values)} runs"
+        row = [f"{statistics.mean(values):.4f}", spread, f"{best[1]:.4f} {best[0]}", f"{seconds:.0f}"]
+        table.add_row(name, one["measure"].replace("_", " "), *row)
+    console.print(table)
+
+
+def print_latency(console: Console) -> None:
+    """The time of an answer to one sentence, and of 1,000 at once, of a model as large as the snips recipe makes it."""
+    records = [(one.text, one.labels[0]) for one in datasets.load("snips", "train")["train"]]
+    data = classify._Data(records, records[:50], recipe.read("snips").recipe())
+    params, _ = members._begin(data.task, data.task.recipe)
+    model = data.model._replace(params=params)
+    texts = [words for words, _ in records[:1000]]
+    for sentence in texts:
+        classify.predict(model, [sentence])  # compiles for every length that occurs
+    classify.predict(model, texts)
+    alone, together = [], []
+    for _ in range(15):
+        began = time.perf_counter()
+        for sentence in texts[:100]:
+            classify.predict(model, [sentence])
+        alone.append((time.perf_counter() - began) / 100)
+        began = time.perf_counter()
+        classify.predict(model, texts)
+        together.append((time.perf_counter() - began) / len(texts))
+    one, many = np.median(alone), np.median(together)
+    console.print(
+        f"one sentence {1e3 * one:.2f} ms, of 1,000 at once {1e3 * many:.4f} ms each, {one / many:.1f} times as fast"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
