@@ -48,14 +48,18 @@ def main() -> int:
         for seed in options.seeds:
             if options.again or str(seed) not in one["runs"]:
                 console.rule(f"{name}, seed {seed}")
-                one |= run(name, seed, console, one)
+                found = run(name, seed, console, one)
+                if found is None:
+                    console.print("Stopped: this run is not written down")
+                    return 130
+                one |= found
                 options.json.write_text(json.dumps(held, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     print_results(held, console)
     return 0
 
 
-def run(name: str, seed: int, console: Console, before: dict) -> dict:
-    """Train and measure a recipe once; baselines too if they are not there yet."""
+def run(name: str, seed: int, console: Console, before: dict) -> dict | None:
+    """Train and measure a recipe once; baselines too if they are not there yet. None if it was stopped."""
     file = recipe.read(name)
     task = TASKS[file.task]
     settings = recipe.checked(task.recipe._replace(**file.settings, seed=seed, order=seed))
@@ -66,6 +70,8 @@ def run(name: str, seed: int, console: Console, before: dict) -> dict:
     began = time.perf_counter()
     model, fitted = task.module.fit(training, dev, settings, watch=Watch(console))
     seconds = time.perf_counter() - began
+    if fitted.interrupted:
+        return None
     found = {
         split: {key: value for key, value in task.module.evaluate(model, part).items() if isinstance(value, float)}
         for split, part in (("dev", dev), ("test", test))

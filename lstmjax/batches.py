@@ -28,7 +28,7 @@ class Batches:
 
     >>> batches = Batches([3, 9, 4, 8], lambda bucket: (len(bucket.rows), bucket.length), batch_size=2, buckets=2)
     >>> sorted(batches(0)), len(batches(1))
-    ([(1, 8), (1, 9), (2, 8)], 3)
+    ([(2, 4), (2, 9)], 2)
     """
 
     def __init__(
