@@ -52,24 +52,13 @@ def read(path: str | Path, *, several: bool = False) -> list[Record]:
     Raises:
       FileNotFoundError: no such file. ValueError: a line without text or label, or no line at all; it names the line.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is no file")
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text: {error}") from None
     records = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
+    for number, line in reader.lines_of(path, "text TAB label"):
         words, tab, label = line.rpartition("\t")
         if not tab or not words.strip() or not label.strip():
             raise ValueError(f"{path}, line {number}: expected text TAB label, got {line[:60]!r}")
         labels = tuple(one.strip() for one in label.split(",")) if several else label.strip()
         records.append((words.strip(), labels))
-    if not records:
-        raise ValueError(f"{path} holds no records: expected lines of text TAB label")
     return records
 
 

@@ -39,17 +39,8 @@ def read(path: str | Path, *, target: str = "label") -> list[Record]:
       FileNotFoundError: no such file. ValueError: a line with a part missing, or a score that is no number; it names
         the line.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is no file")
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text: {error}") from None
     records: list[Record] = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
+    for number, line in reader.lines_of(path, f"text TAB text TAB {target}"):
         parts = [part.strip() for part in line.split("\t")]
         if len(parts) != 3 or not all(parts):
             raise ValueError(f"{path}, line {number}: expected text TAB text TAB {target}, got {line[:60]!r}")
@@ -60,8 +51,6 @@ def read(path: str | Path, *, target: str = "label") -> list[Record]:
             except ValueError:
                 raise ValueError(f"{path}, line {number}: expected a score, got {parts[2]!r}") from None
         records.append((parts[0], parts[1], given))
-    if not records:
-        raise ValueError(f"{path} holds no records: expected lines of text TAB text TAB {target}")
     return records
 
 

@@ -4,6 +4,7 @@ import json
 import zlib
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -101,6 +102,29 @@ def learn(
     cut = [reader.tokenise(words) for words in texts]
     reader = reader._replace(vocabulary=Vocabulary.count(cut, size=size, min_count=min_count))
     return reader, [reader.read(words) for words in texts]
+
+
+def lines_of(path: str | Path, what: str) -> list[tuple[int, str]]:
+    """The lines of a UTF-8 file that are not blank, each with its number.
+
+    Args:
+      path: of the file.
+      what: what a line should be, for the message where there is none.
+
+    Raises:
+      FileNotFoundError: no such file. ValueError: no UTF-8, or no line.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is no file")
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text: {error}") from None
+    found = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+    if not found:
+        raise ValueError(f"{path} holds no records: expected lines of {what}")
+    return found
 
 
 def pieces_of(tokens: Sequence[str], n: int) -> tuple[int, ...]:

@@ -3,7 +3,6 @@
 import argparse
 import json
 import sys
-from pathlib import Path
 
 import numpy as np
 from rich.console import Console
@@ -11,6 +10,7 @@ from rich.table import Table
 
 from lstmjax import classify, datasets, explain, match
 from lstmjax.commands.tasks import of_set, task_of
+from lstmjax.reader import lines_of
 
 
 def predict(options: argparse.Namespace) -> int:
@@ -68,12 +68,7 @@ def search(options: argparse.Namespace) -> int:
     if task.module is not match:
         raise ValueError(f"{options.model} is no model of pairs of texts: search needs one of the task match")
     model = match.load(options.model)
-    path = Path(options.corpus)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is no file")
-    lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    if not lines:
-        raise ValueError(f"{path} holds no line to search in")
+    lines = [line.strip() for _, line in lines_of(options.corpus, "text to search in")]
     near = match.search(model, match.encode(model, lines), options.query)
     for n in np.argsort(-near, kind="stable")[: options.top]:
         print(f"{near[n]:.4f}\t{lines[n]}")
