@@ -1509,6 +1509,67 @@ TRAINING = [
         ),
     ),
     *of(
+        "text.py",
+        (
+            "bounds-batch-size",
+            "what fills up a batch costs nothing when lengths to pad to are chosen",
+            "-(-n // batch_size) * batch_size * ends",
+            "n * ends",
+            "test_text.py::test_bounds_have_the_fewest_padded_steps",
+        ),
+    ),
+    *of(
+        "models/encoder.py",
+        (
+            "lookup-sum",
+            "the vectors of a step are added without their root",
+            "rows.sum(-2) * jax.lax.rsqrt(n)",
+            "rows.sum(-2)",
+            "test_tasks.py::test_the_vectors_of_pieces_are_added_by_their_root",
+        ),
+        (
+            "variational-none",
+            "variational dropout drops other features at every step",
+            "(0,) if options.variational else ()",
+            "()",
+            "test_tasks.py::test_variational_dropout_is_the_same_at_every_step",
+        ),
+    ),
+    *of(
+        "classify.py",
+        (
+            "outside-recall-alone",
+            "the bound for what is outside is chosen by what is outside alone",
+            "bounds[(accuracy + recall).argmax()]",
+            "bounds[recall.argmax()]",
+            "test_tasks.py::test_the_bound_is_the_best_there_is",
+        ),
+        (
+            "balance-upside-down",
+            "frequent labels weigh more",
+            "np.maximum(targets.sum(0), 1) ** -balance",
+            "np.maximum(targets.sum(0), 1) ** balance",
+            "test_tasks.py::test_weights_by_class",
+        ),
+    ),
+    *of(
+        "match.py",
+        (
+            "overlap-own",
+            "a word says whether it stands in its own text",
+            "[word in two for word in one]",
+            "[word in one for word in one]",
+            "test_tasks.py::test_shared_words_are_flagged",
+        ),
+        (
+            "search-cosine",
+            "the query is not looked for, but itself",
+            "return corpus @ vector",
+            "return corpus @ corpus[0]",
+            "test_tasks.py::test_pairs_on_the_command_line",
+        ),
+    ),
+    *of(
         "vectors.py",
         (
             "vectors-shifted",

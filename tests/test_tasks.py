@@ -109,8 +109,9 @@ def test_what_is_outside_is_told_by_a_threshold(outside):
     assert said[0] == (("none",) if bound > 0.5 else ("blue",))
 
 
-def test_the_bound_is_the_best_there_is():
-    found = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.55, 0.45], [0.3, 0.7]])
+@pytest.mark.parametrize("sure", [0.7, 0.85])  # of a text outside: the second costs too many inside to be told
+def test_the_bound_is_the_best_there_is(sure):
+    found = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.55, 0.45], [1 - sure, sure]])
     targets = np.array([0, 1, 0, -1, -1])
     bound = classify._best_bound(found, targets)
 
