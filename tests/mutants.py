@@ -77,6 +77,10 @@ def losses(test):
     return f"test_losses_metrics.py::{test}"
 
 
+def chain(test):
+    return f"test_crf.py::{test}"
+
+
 HUGE = "test_variants.py::test_huge_inputs_give_finite_numbers"
 EQUAL = "test_variants.py::test_layer_norm_of_equal_numbers"
 APART = "test_cells.py::test_init_draws_every_weight_of_a_key_apart"
@@ -1591,7 +1595,83 @@ TRAINING = [
     ),
 ]
 
-MUTANTS = CELLS + OVER_TIME + FUSED + NOISE + AT_THE_DOOR + TRAINING
+CHAINS = [
+    *of(
+        "crf.py",
+        (
+            "crf-end-lost",
+            "log Z knows no score of the last tag",
+            "_log_sum_exp(last + params.end[None], -1)",
+            "_log_sum_exp(last, -1)",
+            chain("test_equals_enumeration[0]"),
+        ),
+        (
+            "crf-nothing",
+            "log Z of no steps is that of one",
+            "return jnp.where(n > 0, _log_sum_exp(last + params.end[None], -1), 0)",
+            "return _log_sum_exp(last + params.end[None], -1)",
+            chain("test_equals_enumeration[0]"),
+        ),
+        (
+            "crf-underflow",
+            "what underflows in a product stays lost",
+            "jax.lax.cond(low.any(), entry_by_entry",
+            "jax.lax.cond(low.all(), entry_by_entry",
+            chain("test_nothing_is_lost_to_underflow[300]"),
+        ),
+        (
+            "crf-backwards",
+            "the best path is traced along the rows of transitions",
+            "params.transitions[:, jnp.maximum(tag, 0)].T",
+            "params.transitions[jnp.maximum(tag, 0)]",
+            chain("test_equals_enumeration[0]"),
+        ),
+        (
+            "crf-pairs-past-the-end",
+            "transitions into padding count",
+            "jnp.where(valid[1:], params.transitions[tags[:-1], tags[1:]], 0)",
+            "params.transitions[tags[:-1], tags[1:]]",
+            chain("test_equals_enumeration[0]"),
+        ),
+        (
+            "crf-padding",
+            "NaN in the padding reaches the gradient",
+            "jnp.where(valid[..., None], emissions.reshape(time, len(n), k).astype(dtype), 0)",
+            "emissions.reshape(time, len(n), k).astype(dtype)",
+            chain("test_padding_is_not_read"),
+        ),
+        (
+            "crf-outside",
+            "a tag out of range is the nearest one under tracing",
+            "jnp.where(bad, jnp.nan, _score(params, emissions, tags, valid, n))",
+            "_score(params, emissions, jnp.clip(tags, 0, k - 1), valid, n)",
+            chain("test_tags_out_of_range"),
+        ),
+        (
+            "crf-dead-ends",
+            "a sum of nothing has a gradient of NaN",
+            "return jnp.where(total > 0, jnp.log(jnp.where(total > 0, total, 1)) + top.squeeze(axis), -jnp.inf)",
+            "return jnp.log(total) + top.squeeze(axis)",
+            chain("test_where_all_is_forbidden"),
+        ),
+        (
+            "bio-begins-inside",
+            "a sequence may begin with I-",
+            "(names[:, None] == names[None]), ~inside)",
+            "(names[:, None] == names[None]), inside | True)",
+            chain("test_constraints[True]"),
+        ),
+        (
+            "bio-any-inside",
+            "I- may follow whatever is no O",
+            "names[:, None] == names[None]",
+            'names[:, None] != ""',
+            chain("test_bio_is_its_rule"),
+        ),
+    ),
+]
+
+MUTANTS = CELLS + OVER_TIME + FUSED + NOISE + AT_THE_DOOR + TRAINING + CHAINS
 
 # --- breaking and running --------------------------------------------------------------------------------------------
 

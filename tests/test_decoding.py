@@ -1,0 +1,280 @@
+"""Decoding against every sequence there is, and against a search written with lists."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import lstmjax
+from lstmjax import decoding
+
+V, STEPS, END = 3, 4, 1
+PARAMS = lstmjax.init_rnn(jax.random.key(3), V, 4)
+OUT = 2 * jax.random.normal(jax.random.key(7), (4, V))  # drawn so that the best is not always what greedy finds
+
+
+def step(state, token):
+    """A plain RNN: what comes next depends on all that came before."""
+    state, y = lstmjax.step(PARAMS, state, jax.nn.one_hot(token, V))
+    return state, y @ OUT
+
+
+def states(n):
+    return [lstmjax.RNNState(h) for h in jax.random.normal(jax.random.key(5), (n, 4))]
+
+
+def after(state, tokens, start=0):
+    """The states before each token and log p [V] of it, one step at a time."""
+    found = []
+    for token in (start, *tokens):
+        state, logits = step(state, jnp.asarray(token))
+        found.append((state, np.asarray(jax.nn.log_softmax(logits), float)))
+    return found
+
+
+def every(state):
+    """tokens -> log p of every sequence that ends within STEPS, and of every one that does not."""
+    ended, cut = {}, {}
+    log_p = {}  # of the token after a prefix
+
+    def on(prefix, state, total):
+        state, logits = step(state, jnp.asarray(prefix[-1] if prefix else 0))
+        log_p[prefix] = np.asarray(jax.nn.log_softmax(logits), float)
+        ended[prefix] = total + log_p[prefix][END]
+        for token in set(range(V)) - {END}:
+            longer, sum_ = (*prefix, token), total + log_p[prefix][token]
+            if len(longer) < STEPS:
+                on(longer, state, sum_)
+            else:
+                cut[longer] = sum_
+
+    on((), state, 0.0)
+    return ended, cut, log_p
+
+
+def searched(state, width, penalty):
+    """The same search with Python's lists and a table of log p."""
+    _, _, log_p = every(state)
+    alive, done = [((), 0.0)], []
+    for _ in range(STEPS):
+        ways = [((*p, v), s + log_p[p][v]) for p, s in alive for v in range(V)]
+        ways.sort(key=lambda one: -one[1])
+        done += [one for one in ways[:width] if one[0][-1] == END]
+        alive = [one for one in ways[: 2 * width] if one[0][-1] != END][:width]
+        if len(done) >= width:
+            break
+    rate = lambda one: one[1] / ((5 + len(one[0])) / 6) ** penalty  # noqa: E731
+    best = sorted(done, key=rate, reverse=True)[:width]
+    best += sorted(alive, key=rate, reverse=True)[: width - len(best)]
+    return [([v for v in tokens if v != END], rate((tokens, s))) for tokens, s in best]
+
+
+def listed(found):
+    return [t[:n].tolist() for t, n in zip(np.asarray(found.tokens), np.asarray(found.length), strict=True)]
+
+
+HOW = {"start": 0, "end": END, "steps": STEPS}
+
+
+def test_greedy_takes_the_best_of_each_step():
+    for state in states(6):
+        found = decoding.greedy(step, state, **HOW)
+        tokens, total = [], 0.0
+        for _ in range(STEPS):
+            log_p = after(state, tokens)[-1][1]
+            total += log_p.max()
+            if log_p.argmax() == END:
+                break
+            tokens.append(int(log_p.argmax()))
+        assert found.tokens.tolist() == tokens + [0] * (STEPS - len(tokens))
+        assert int(found.length) == len(tokens)
+        np.testing.assert_allclose([found.log_p, found.score], total, rtol=1e-5)
+
+
+@pytest.mark.parametrize("penalty", [0.0, 1.0])
+def test_a_beam_as_wide_as_all_sequences_finds_the_best(penalty):
+    for state in states(3):
+        ended, cut, _ = every(state)
+        rate = lambda tokens, s, n: s / ((5 + n) / 6) ** penalty  # noqa: E731
+        ranked = sorted(((rate(t, s, len(t) + 1), t) for t, s in ended.items()), reverse=True)
+        ranked += sorted(((rate(t, s, len(t)), t) for t, s in cut.items()), reverse=True)
+        width = len(ranked) + 3
+        found = decoding.beam(step, state, **HOW, width=width, length_penalty=penalty)
+        assert listed(found)[:-3] == [list(t) for _, t in ranked]
+        np.testing.assert_allclose(found.score[:-3], [s for s, _ in ranked], rtol=1e-5)
+        assert (found.score[-3:] == -jnp.inf).all()
+        assert (found.tokens[-3:] == 0).all()
+        log_p = [(ended | cut)[tuple(t)] for t in listed(found)[:-3]]
+        np.testing.assert_allclose(found.log_p[:-3], log_p, rtol=1e-5)
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 5])
+@pytest.mark.parametrize("penalty", [0.0, 0.8])
+def test_beam_is_the_search_with_lists(width, penalty):
+    search = jax.jit(lambda s: decoding.beam(step, s, **HOW, width=width, length_penalty=penalty))
+    for state in states(8):
+        found, expected = search(state), searched(state, width, penalty)
+        assert listed(found)[: len(expected)] == [tokens for tokens, _ in expected]
+        np.testing.assert_allclose(found.score[: len(expected)], [s for _, s in expected], rtol=1e-5)
+
+
+def test_a_beam_of_one_is_greedy_and_a_wider_one_finds_more():
+    better = 0
+    for state in states(8):
+        one, wide = (decoding.beam(step, state, **HOW, width=w) for w in (1, 6))
+        plain = decoding.greedy(step, state, **HOW)
+        assert one.tokens[0].tolist() == plain.tokens.tolist()
+        np.testing.assert_allclose(one.log_p[0], plain.log_p, rtol=1e-6)
+        better += bool(wide.log_p[0] > plain.log_p + 1e-3)
+    assert better
+
+
+def test_a_bonus_decides_among_what_ended():
+    """Attention that the state adds up: a sequence is worth what of its source it has seen."""
+    see = jnp.array([[1.0, 0], [0, 0], [0, 1]])  # a token looks at one of two words
+
+    def attending(state, token):
+        inner, seen = state
+        inner, logits = step(inner, token)
+        return (inner, seen + see[token]), logits
+
+    def bonus(state):
+        return decoding.coverage(state[1], jnp.array(2), 5.0)
+
+    for inner in states(3):
+        ended, cut, _ = every(inner)
+        ranked = []
+        for tokens, s in (ended | cut).items():
+            put_in = (0, *tokens)[:STEPS]  # what went into the steps
+            seen = sum(np.asarray(see)[list(put_in)])
+            worth = 5 * np.log(np.clip(seen, np.exp(-20), 1)).sum()
+            ranked.append((tokens in ended, s + worth, tokens))
+        ranked.sort(reverse=True)
+        found = decoding.beam(attending, (inner, jnp.zeros(2)), **HOW, width=len(ranked), bonus=bonus)
+        assert listed(found)[:5] == [list(tokens) for *_, tokens in ranked[:5]]
+        np.testing.assert_allclose(found.score, [s for _, s, _ in ranked], rtol=1e-4)
+
+
+def test_vmap_and_jit_are_one_at_a_time():
+    many = states(7)
+    batch = jax.tree.map(lambda *x: jnp.stack(x), *many)
+    keys = jax.random.split(jax.random.key(9), 7)
+    for each in (
+        lambda s, k: decoding.greedy(step, s, **HOW),
+        lambda s, k: decoding.beam(step, s, **HOW, width=3, length_penalty=0.6),
+        lambda s, k: decoding.sample(k, step, s, **HOW, top_p=0.9),
+    ):
+        found = jax.jit(jax.vmap(each))(batch, keys)
+        for row, state in enumerate(many):
+            alone = each(state, keys[row])
+            assert found.tokens[row].tolist() == alone.tokens.tolist()
+            assert found.length[row].tolist() == alone.length.tolist()
+            np.testing.assert_allclose(found.score[row], alone.score, rtol=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_samples_come_as_often_as_they_should(temperature):
+    state = states(1)[0]
+    _, _, log_p = every(state)
+
+    def chance(tokens):
+        p = 1.0
+        for n, token in enumerate(tokens):
+            q = np.exp(log_p[tokens[:n]] / temperature)
+            p *= q[token] / q.sum()
+        return p
+
+    n = 4000
+    draw = jax.jit(jax.vmap(lambda k: decoding.sample(k, step, state, **HOW, temperature=temperature)))
+    found = draw(jax.random.split(jax.random.key(0), n))
+    counts = {}
+    for tokens, length, total in zip(
+        np.asarray(found.tokens), found.length.tolist(), found.log_p.tolist(), strict=True
+    ):
+        whole = (*tokens[:length].tolist(), *([END] if length < STEPS else []))
+        counts[whole] = counts.get(whole, 0) + 1
+        if counts[whole] == 1:  # log p is the model's own, whatever the temperature
+            np.testing.assert_allclose(total, sum(log_p[whole[:i]][t] for i, t in enumerate(whole)), rtol=1e-4)
+    ended, cut, _ = every(state)
+    chances = {t: chance(t) for t in [*((*t, END) for t in ended), *cut]}
+    assert abs(sum(chances.values()) - 1) < 1e-5
+    for tokens, p in chances.items():
+        assert abs(counts.get(tokens, 0) / n - p) < 5 * np.sqrt(p * (1 - p) / n) + 1e-3
+
+
+def test_likeliest_against_a_loop():
+    rng = np.random.default_rng(0)
+    for k, p in itertools.product((None, 1, 2, 5, 9), (None, 1e-6, 0.3, 0.8, 1.0)):
+        logits = rng.normal(size=6).astype(np.float32)
+        order = sorted(range(6), key=lambda i: -logits[i])[: k or 6]
+        q = np.exp(logits[order].astype(float))
+        q, kept, mass = q / q.sum(), [], 0.0
+        for i, share in zip(order, q, strict=True):
+            if p is None or mass < p or not kept:
+                kept.append(i)
+            mass += share
+        found = decoding.likeliest(jnp.asarray(logits), top_k=k, top_p=p)
+        expected = np.where(np.isin(np.arange(6), kept), logits, -np.inf)
+        np.testing.assert_array_equal(found, expected)
+        np.testing.assert_array_equal(decoding.likeliest(jnp.asarray(logits)[None], top_k=k, top_p=p)[0], expected)
+
+
+def test_top_1_is_greedy():
+    for state, key in zip(states(4), jax.random.split(jax.random.key(1), 4), strict=True):
+        plain = decoding.greedy(step, state, **HOW)
+        for how in ({"top_k": 1}, {"top_p": 1e-6}, {"temperature": 1e-3}):
+            assert decoding.sample(key, step, state, **HOW, **how).tokens.tolist() == plain.tokens.tolist()
+
+
+def test_coverage():
+    """Of words past the length nothing is asked; of what got nothing the worth is finite, and so is the gradient."""
+    seen, n = jnp.array([0.5, 3.0, 0.0, jnp.nan]), jnp.array(3)
+    np.testing.assert_allclose(decoding.coverage(seen, n, 0.2), 0.2 * (np.log(0.5) - 20), rtol=1e-6)
+    assert jnp.isfinite(jax.grad(lambda x: decoding.coverage(x, n, 0.2))(seen)).all()
+
+
+def other(state, token):
+    return (state, state), jnp.zeros(V)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda s: decoding.greedy(None, s, **HOW), TypeError, "step should be a function"),
+        (lambda s: decoding.greedy(other, s, **HOW), ValueError, "step should give a state like the one it gets"),
+        (lambda s: decoding.greedy(lambda s, t: s, s, **HOW), TypeError, r"step should give \(state, logits\)"),
+        (lambda s: decoding.greedy(lambda s, t: (s, t), s, **HOW), ValueError, r"step should give logits \[V\]"),
+        (lambda s: decoding.greedy(step, s, start=0, end=V, steps=2), ValueError, r"end should lie in \[0, 3\)"),
+        (lambda s: decoding.greedy(step, s, start=V, end=0, steps=2), ValueError, r"start should lie in \[0, 3\)"),
+        (lambda s: decoding.greedy(step, s, start=1.0, end=0, steps=2), TypeError, "start should be an int"),
+        (
+            lambda s: decoding.greedy(step, s, start=0, end=0, steps=0),
+            ValueError,
+            "steps should be an int of at least 1",
+        ),
+        (lambda s: decoding.beam(step, s, **HOW, width=0), ValueError, "width should be an int of at least 1"),
+        (
+            lambda s: decoding.beam(step, s, **HOW, width=1, length_penalty=-1),
+            ValueError,
+            "length_penalty should be at",
+        ),
+        (lambda s: decoding.beam(step, s, **HOW, width=1, bonus=lambda s: s), ValueError, "bonus should give a scalar"),
+        (lambda s: decoding.sample(0, step, s, **HOW), TypeError, "key should be a PRNG key"),
+        (lambda s: decoding.sample(jax.random.key(0), step, s, **HOW, temperature=0), ValueError, "temperature should"),
+        (lambda s: decoding.sample(jax.random.key(0), step, s, **HOW, top_k=0), ValueError, "top_k should be an int"),
+        (
+            lambda s: decoding.sample(jax.random.key(0), step, s, **HOW, top_p=1.5),
+            ValueError,
+            r"top_p should be in \(0, 1\]",
+        ),
+        (lambda s: decoding.coverage(jnp.ones((2, 2)), jnp.array(1), 0.2), ValueError, r"attention should be \[S\]"),
+        (lambda s: decoding.coverage(jnp.ones(2), jnp.array(1), -0.2), ValueError, "beta should be at least 0"),
+    ],
+)
+def test_refused(call, error, message):
+    with pytest.raises(error, match=message):
+        call(states(1)[0])
+    with pytest.raises(error, match=message):
+        jax.eval_shape(call, states(1)[0])
