@@ -81,6 +81,10 @@ def chain(test):
     return f"test_crf.py::{test}"
 
 
+def decoded(test):
+    return f"test_decoding.py::{test}"
+
+
 HUGE = "test_variants.py::test_huge_inputs_give_finite_numbers"
 EQUAL = "test_variants.py::test_layer_norm_of_equal_numbers"
 APART = "test_cells.py::test_init_draws_every_weight_of_a_key_apart"
@@ -1667,6 +1671,58 @@ CHAINS = [
             "names[:, None] == names[None]",
             'names[:, None] != ""',
             chain("test_bio_is_its_rule"),
+        ),
+    ),
+    *of(
+        "decoding.py",
+        (
+            "beam-all-end",
+            "an end is done wherever it stands among the 2 W best",
+            "closing = jnp.where(ends[:w], best[:w], -jnp.inf)",
+            "closing = jnp.where(ends[:w], best[:w], -jnp.inf).at[-1].set(jnp.where(ends, best, -jnp.inf).max())",
+            decoded("test_beam_is_the_search_with_lists[0.0-2]"),
+        ),
+        (
+            "beam-states-stay",
+            "states are not taken along with their sequences",
+            "log_p, jax.tree.map(lambda x: x[parents], states)",
+            "log_p, states",
+            decoded("test_beam_is_the_search_with_lists[0.0-3]"),
+        ),
+        (
+            "beam-penalty",
+            "the length penalty does not count the end",
+            "n = (t + 1).astype(dtype)",
+            "n = t.astype(dtype)",
+            decoded("test_beam_is_the_search_with_lists[0.8-3]"),
+        ),
+        (
+            "beam-no-cut",
+            "what did not end is lost",
+            "lambda a, b: jnp.concatenate([a, b]), done, cut)",
+            "lambda a, b: jnp.concatenate([a, a]), done, cut)",
+            decoded("test_a_beam_as_wide_as_all_sequences_finds_the_best[0.0]"),
+        ),
+        (
+            "greedy-end-free",
+            "greedy's log p leaves out the last token",
+            "log_p += jax.nn.log_softmax(logits.astype(dtype))[token]",
+            "log_p += jnp.where(token == end, 0, jax.nn.log_softmax(logits.astype(dtype))[token])",
+            decoded("test_greedy_takes_the_best_of_each_step"),
+        ),
+        (
+            "sample-one-draw",
+            "every step of a sample has the same draw",
+            "jax.random.fold_in(key, t)",
+            "key",
+            decoded("test_samples_come_as_often_as_they_should[1.0]"),
+        ),
+        (
+            "nucleus-short",
+            "the token that crosses top_p is left out",
+            "before < top_p",
+            "before + p <= top_p",
+            decoded("test_likeliest_against_a_loop"),
         ),
     ),
 ]
