@@ -15,9 +15,11 @@ def test_code_runs(tmp_path, monkeypatch):
         exec(compile(code, "README.md", "exec"), names)
         assert names["ys"].ndim == 3
     assert names["error"].get() is None
+    assert names["best"].shape == (20, 8)
+    assert names["found"].tokens.shape == (4, 12)
     assert [record["epoch"] for record in names["fitted"].history] == [1, 2, 3, 4, 5]
 
 
 def test_there_is_code():
-    assert len(BLOCKS) == 3
+    assert len(BLOCKS) == 4
     assert all(len(code.strip().splitlines()) <= 30 for code in BLOCKS)
