@@ -180,7 +180,7 @@ def beam(
     if length_penalty < 0:
         raise ValueError(f"length_penalty should be at least 0, got {length_penalty}")
     state, start, end, steps, logits = _checked(step, state, start, end, steps)
-    v, dtype = logits.shape[0], jnp.promote_types(jnp.float32, logits.dtype)
+    v, dtype = logits.shape[0], _wide(logits)
     if bonus is not None:
         extra = jax.eval_shape(bonus, state)
         if not isinstance(extra, jax.ShapeDtypeStruct) or extra.shape != ():
@@ -266,6 +266,11 @@ def coverage(attention: Array, length: Array, beta: float) -> Array:
     return beta * jnp.log(jnp.clip(given, jnp.exp(-20.0), 1)).sum()
 
 
+def _wide(logits):
+    """In what log p is added up: float32 or wider."""
+    return jnp.float64 if logits.dtype == jnp.float64 else jnp.float32
+
+
 def _best(w, found):
     """The w of highest score, in order."""
     order = jnp.argsort(-found.score, stable=True)[:w]
@@ -275,7 +280,7 @@ def _best(w, found):
 def _follow(step, state, start, end, steps, pick):
     """One sequence, each token picked from (logits, t)."""
     state, start, end, steps, logits = _checked(step, state, start, end, steps)
-    dtype = jnp.promote_types(jnp.float32, logits.dtype)
+    dtype = _wide(logits)
 
     def more(carry):
         t, over, *_ = carry

@@ -235,6 +235,16 @@ def test_coverage():
     assert jnp.isfinite(jax.grad(lambda x: decoding.coverage(x, n, 0.2))(seen)).all()
 
 
+def test_narrow_logits_add_up_in_float32():
+    narrow = lambda state, token: (state, OUT[token].astype(jnp.bfloat16))  # noqa: E731
+    for found in (
+        decoding.greedy(narrow, (), **HOW),
+        decoding.beam(narrow, (), **HOW, width=2),
+        decoding.sample(jax.random.key(0), narrow, (), **HOW),
+    ):
+        assert found.log_p.dtype == jnp.float32
+
+
 def other(state, token):
     return (state, state), jnp.zeros(V)
 
