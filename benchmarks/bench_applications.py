@@ -77,7 +77,12 @@ def run(name: str, seed: int, console: Console, before: dict) -> dict | None:
         for split, part in (("dev", dev), ("test", test))
     }
     runs = before["runs"] | {str(seed): found | {"seconds": seconds, "epoch": fitted.best_epoch}}
-    after = {"task": file.task, "data": file.data, "measure": compare.measure(model), "machine": timing.cpu_name()}
+    after = {
+        "task": file.task,
+        "data": file.data,
+        "measure": task.module.measure(settings),
+        "machine": timing.cpu_name(),
+    }
     after |= {"weights": sum(a.size for a in jax.tree.leaves(model.params)), "runs": runs}
     if "baselines" not in before:
         after["baselines"] = compare.baseline_scores(task, model, training, dev, test, tuple(compare.LINEAR))

@@ -1,5 +1,5 @@
-"""The command line: `python -m lstmjax train | predict | evaluate | explain | search | plot | data`, also installed as
-`lstmjax`."""
+"""The command line: `python -m lstmjax train | predict | roles | evaluate | explain | search | plot | data`, also
+installed as `lstmjax`."""
 
 import argparse
 import sys
@@ -66,6 +66,13 @@ def _parser():
     command.set_defaults(run=using.predict)
     command.add_argument("--model", metavar="DIR", required=True)
     command.add_argument("text", nargs="*", help="texts, two for each pair; none: lines of standard input")
+
+    command = commands.add_parser("roles", help="find the predicates of texts, and who does what to whom")
+    command.set_defaults(run=using.roles)
+    command.add_argument("--model", metavar="DIR", required=True, help="one of the task roles")
+    command.add_argument("--cut", action="store_true", help="words have blanks between them: cut them nowhere else")
+    command.add_argument("--json", action="store_true", help="print a JSON object for each text")
+    command.add_argument("text", nargs="*", help="texts; none: lines of standard input")
 
     command = commands.add_parser("evaluate", help="measure a model on records")
     command.set_defaults(run=using.evaluate)

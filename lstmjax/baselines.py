@@ -4,6 +4,7 @@ A text is counts of its words, TF-IDF of its words and word pairs, or the mean o
 logistic regression or a linear support vector machine.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -113,6 +114,82 @@ def pairs(
         return sklearn.linear_model.Ridge(alpha=1.0).fit(features(training), targets).predict(features(others))
     machine = sklearn.linear_model.LogisticRegression(C=10, max_iter=1000)
     return machine.fit(features(training), targets).predict(features(others))
+
+
+def commonest_tags(
+    training: Sequence[tuple[Sequence[str], Sequence[str], int]], others: Sequence[tuple[Sequence[str], int]]
+) -> list[tuple[str, ...]]:
+    """The tag that each word has most often, of words by their place before, at or after the predicate if there is one.
+
+    Args:
+      training: words, a tag each, and the predicate's place or -1.
+      others: words and the predicate's place, to be tagged.
+
+    >>> commonest_tags([(("in", "rome"), ("O", "B-city"), -1)], [(("to", "rome"), -1)])
+    [('O', 'B-city')]
+    """
+    counts: dict[tuple[str, int], Counter] = {}
+    for words, tags, predicate in training:
+        for n, (word, tag) in enumerate(zip(words, tags, strict=True)):
+            counts.setdefault((word.lower(), _side(n, predicate)), Counter())[tag] += 1
+    best = {key: count.most_common(1)[0][0] for key, count in counts.items()}
+    return [
+        tuple(best.get((word.lower(), _side(n, predicate)), "O") for n, word in enumerate(words))
+        for words, predicate in others
+    ]
+
+
+def tags(
+    training: Sequence[tuple[Sequence[str], Sequence[str], int]],
+    others: Sequence[tuple[Sequence[str], int]],
+    *,
+    most: int = 200_000,
+) -> list[tuple[str, ...]]:
+    """The tag of each word by itself, by a perceptron of the words around it and, if there is one, of the predicate and
+    how far that is. Needs the `text` extra.
+
+    Args:
+      training, others: as `commonest_tags`.
+      most: words to fit; sequences past them are left out.
+
+    Raises:
+      ImportError: scikit-learn is not installed.
+    """
+    sklearn = _sklearn()
+    hasher = sklearn.feature_extraction.FeatureHasher(2**18, input_type="string", alternate_sign=False)
+    fitted: list[list[str]] = []
+    targets: list[str] = []
+    for words, given, predicate in training:
+        if len(targets) >= most:
+            break
+        fitted += _around(words, predicate)
+        targets += given
+    machine = sklearn.linear_model.SGDClassifier(loss="perceptron", average=True, max_iter=5, tol=None, random_state=0)
+    machine.fit(hasher.transform(fitted), targets)
+    rows = [row for words, predicate in others for row in _around(words, predicate)]
+    found = iter(machine.predict(hasher.transform(rows)).tolist())
+    return [tuple(next(found) for _ in words) for words, _ in others]
+
+
+def _side(n, predicate):
+    """Before, at or after the predicate; 0 where there is none."""
+    return 0 if predicate < 0 else 2 + (n > predicate) - (n < predicate)
+
+
+def _around(words, predicate):
+    """The features of each word."""
+    padded = ["<", "<", *(word.lower() for word in words), ">", ">"]
+    rows = []
+    for n in range(len(words)):
+        row = [f"{k}={padded[n + k]}" for k in range(5)]
+        row += [f"1,2={padded[n + 1]} {padded[n + 2]}", f"2,3={padded[n + 2]} {padded[n + 3]}"]
+        row += [f"begins={padded[n + 2][:3]}", f"ends={padded[n + 2][-3:]}"]
+        if predicate >= 0:
+            verb, far = padded[predicate + 2], max(-5, min(5, n - predicate))
+            row += [f"far={far}", f"verb={verb} {far}", f"pair={verb} {padded[n + 2]} {_side(n, predicate)}"]
+            row += [f"word={padded[n + 2]} {far}"]
+        rows.append(row)
+    return rows
 
 
 def _linear(sklearn, model, fitted, targets, other, classes):

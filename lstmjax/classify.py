@@ -314,6 +314,11 @@ def evaluate(model: Model, records: Sequence[Record]) -> dict[str, Any]:
     }
 
 
+def measure(recipe: Recipe) -> str:
+    """The key of `evaluate` that a model is compared by."""
+    return "macro_f1" if recipe.several else "accuracy"
+
+
 def save(model: Model, folder: str | Path) -> Path:
     """Write the model as a folder (see `checkpoint.save`)."""
     about = {

@@ -162,6 +162,11 @@ def evaluate(model: Model, records: Sequence[Record]) -> dict[str, Any]:
     }
 
 
+def measure(recipe: Recipe) -> str:
+    """The key of `evaluate` that a model is compared by."""
+    return "pearson" if recipe.target == "score" else "accuracy"
+
+
 def encode(model: Model, texts: Sequence[str]) -> np.ndarray:
     """Texts as vectors [N, H], those of the members side by side, each of length 1; for "manhattan" as they are.
 

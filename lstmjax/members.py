@@ -28,6 +28,7 @@ class Task(NamedTuple):
     tokens: Callable[[Any], int]  # words in a batch
     known: tuple[np.ndarray, np.ndarray] | None  # words that begin with vectors from a file: their ids and vectors
     records: str  # what tells these records from others
+    apart: bool = False  # whether members are run one after the other, since a batch of models costs the model more
 
 
 def known_vectors(recipe: Recipe, reader: Reader) -> tuple[Recipe, tuple[np.ndarray, np.ndarray] | None]:
@@ -69,7 +70,7 @@ def fit(
         return {name: value[0] for name, value in task.evaluate(jax.tree.map(lambda a: a[None], params)).items()}
 
     return train.fit(
-        partial(_loss, loss=task.loss, recipe=recipe),
+        partial(_loss, loss=task.loss, recipe=recipe, apart=task.apart),
         params,
         _optimizer(task, recipe),
         task.batches,
@@ -117,7 +118,9 @@ def sweep(
         return task.recipe._replace(**varied)
 
     return train.sweep(
-        lambda params, batch, key, varied: _loss(params, batch, key, loss=task.loss, recipe=of(varied)),
+        lambda params, batch, key, varied: _loss(
+            params, batch, key, loss=task.loss, recipe=of(varied), apart=task.apart
+        ),
         lambda varied: _begin(task, of(varied)),
         lambda varied: _optimizer(task, of(varied)),
         task.batches,
@@ -157,15 +160,24 @@ def in_batches(
     """
     k, *rest = shape
     found = np.zeros((k, len(lengths), *rest), np.float32)
+    for bucket, size in buckets_of(lengths, at_most):
+        found[:, bucket.rows] = np.asarray(predict(bucket, size))[:, : len(bucket.rows)]
+    return found
+
+
+def buckets_of(lengths: Sequence[int], at_most: int = 256) -> list[tuple[text.Bucket, int]]:
+    """Texts of these lengths in batches, each with the size to fill it up to: as `in_batches` has them.
+
+    >>> [(bucket.rows.tolist(), bucket.length, size) for bucket, size in buckets_of([3, 12, 5])]
+    [([0, 2], 8, 4), ([1], 16, 4)]
+    """
     if not len(lengths):
-        return found
+        return []
     bounds = [8]
     while bounds[-1] < max(lengths):
         bounds.append(2 * bounds[-1])
     size = min(at_most, 2 ** (len(lengths) - 1).bit_length())
-    for bucket in text.bucket(lengths, size, bounds):
-        found[:, bucket.rows] = np.asarray(predict(bucket, size))[:, : len(bucket.rows)]
-    return found
+    return [(bucket, size) for bucket in text.bucket(lengths, size, bounds)]
 
 
 def padded(sequences: Sequence[np.ndarray], bucket: text.Bucket, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -200,9 +212,12 @@ def _begin(task, recipe):
     return params, k_train
 
 
-def _loss(params, batch, key, *, loss, recipe):
+def _loss(params, batch, key, *, loss, recipe, apart):
     """The mean of the members' losses, each with dropout of its own."""
     keys = jax.random.split(key, recipe.members)
+    if apart:
+        one = (loss(jax.tree.map(lambda a, m=m: a[m], params), batch, keys[m], recipe) for m in range(recipe.members))
+        return sum(one) / recipe.members
     return jax.vmap(lambda params, key: loss(params, batch, key, recipe))(params, keys).mean()
 
 

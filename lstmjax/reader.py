@@ -45,8 +45,18 @@ class Reader(NamedTuple):
         >>> Reader(Vocabulary(["it", "works"])).read("It works well")
         array([2, 3, 1], dtype=int32)
         """
-        tokens = self.tokenise(words)
-        ids = self.vocabulary.encode(tokens)
+        return self.encode(self.tokenise(words))
+
+    def encode(self, tokens: Sequence[str]) -> np.ndarray:
+        """The ids of words that are cut already.
+
+        A word is looked up in its normal form (`text.normalise`); its pieces are those of the word as it is written, so
+        that a capital tells something.
+
+        >>> Reader(Vocabulary(["it", "works"])).encode(["It", "works", "well"])
+        array([2, 3, 1], dtype=int32)
+        """
+        ids = self.vocabulary.encode([text.normalise(token) for token in tokens])
         if not self.pieces:
             return ids
         table = np.zeros((len(tokens), 1 + MOST), np.int32)
@@ -101,7 +111,7 @@ def learn(
     )
     cut = [reader.tokenise(words) for words in texts]
     reader = reader._replace(vocabulary=Vocabulary.count(cut, size=size, min_count=min_count))
-    return reader, [reader.read(words) for words in texts]
+    return reader, [reader.encode(tokens) for tokens in cut]
 
 
 def lines_of(path: str | Path, what: str) -> list[tuple[int, str]]:

@@ -24,7 +24,7 @@ class Recipe(NamedTuple):
     vectors: str = ""  # file of word vectors to begin with (`vectors.read`)
     tune_vectors: bool = True  # False: the words that were in that file keep their vectors
     hidden: tuple[int, ...] = (64,)
-    bidirectional: bool = True
+    bidirectional: bool = True  # tag, roles: False is one direction in each layer, the second backward, and so on
     pooling: str = "mean"  # or several with + between, as in `encoder.Options`
     several: bool = False  # classify: whether a text may have several labels, or none
     outside: str = ""  # classify: the label of texts that belong to no class, told by a threshold
@@ -33,6 +33,8 @@ class Recipe(NamedTuple):
     head: str = "align"  # match: one of `matcher.HEADS`
     width: int = 64  # match: units of the head
     overlap: bool = False  # match: whether a word says if it stands in the other text too
+    highway: bool = False  # tag, roles: whether each layer has a way round it
+    reach: int = 0  # roles: how many words from the predicate words are told apart; 0: there are no predicates
     dropout: float = 0.5
     variational: bool = False  # dropout of the same features at every step of a text
     recurrent: float = 0.0  # dropout of h where it meets its weights
@@ -118,13 +120,13 @@ def checked(recipe: Recipe) -> Recipe:
     sizes = ("members", "vocabulary", "min_count", "embedding", "width", "batch_size", "buckets", "epochs", "patience")
     for name in sizes:
         checks.size(name, getattr(recipe, name))
-    for name in ("pieces", "seed", "order"):
+    for name in ("pieces", "reach", "seed", "order"):
         checks.size(name, getattr(recipe, name), least=0)
     for name in ("learning_rate", "clip"):
         checks.positive(name, getattr(recipe, name))
     for name in ("dropout", "recurrent", "word_dropout", "smoothing", "average"):
         checks.rate(name, getattr(recipe, name))
-    for name in ("tune_vectors", "bidirectional", "several", "variational", "overlap"):
+    for name in ("tune_vectors", "bidirectional", "several", "variational", "overlap", "highway"):
         checks.flag(name, getattr(recipe, name))
     for name in ("weight_decay", "balance"):
         checks.finite(name, getattr(recipe, name))

@@ -36,6 +36,7 @@ ROWS = {
     "losses": 6,
     "metrics": 6,
     "crf": 6,
+    "spans": 6,
     "decoding": 6,
     "text": 6,
     "vectors": 6,
@@ -87,6 +88,7 @@ ROWS = {
     "members": 17,
     "classify": 18,
     "match": 18,
+    "tag": 18,
     "explain": 19,
     # the command line
     "commands/tasks": 20,

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from lstmjax import baselines, classify, metrics, reader, skipgram
+from lstmjax import baselines, classify, match, metrics, reader, skipgram, tag
 from lstmjax.commands.tasks import Task
 
 LINEAR = {  # by the name it has in a table: features and model
@@ -17,13 +17,6 @@ LINEAR = {  # by the name it has in a table: features and model
 QUICK = ("TF-IDF + logistic regression",)
 
 
-def measure(model: Any) -> str:
-    """The key of `evaluate` that a model is compared by."""
-    if getattr(model.recipe, "target", "label") == "score" and hasattr(model, "span"):
-        return "pearson"
-    return "macro_f1" if model.recipe.several else "accuracy"
-
-
 def baseline_scores(
     task: Task, model: Any, training: Sequence, dev: Sequence, test: Sequence, names: Sequence[str] = QUICK
 ) -> dict[str, float]:
@@ -33,8 +26,10 @@ def baseline_scores(
     Raises:
       ImportError: scikit-learn is not there.
     """
-    if hasattr(model, "span"):
+    if task.module is match:
         return _of_pairs(model, training, test)
+    if task.module is tag:
+        return _of_tags(model, training, test, names)
     inside = [[r for r in part if classify.labels_of(r) != (model.recipe.outside,)] for part in (training, dev, test)]
     (texts, targets), (dev_texts, dev_targets), (others, right) = (_columns(model, part) for part in inside)
     found = {}
@@ -65,6 +60,19 @@ def _columns(model, records):
     for row, record in enumerate(records):
         targets[row, [index[label] for label in classify.labels_of(record)]] = 1
     return [r[0] for r in records], targets
+
+
+def _of_tags(model, training, test, names):
+    """The commonest tag of each word; and, if not only the quickest are wanted, a word among its neighbours."""
+    rows, others = ([r for r in part if r.predicate >= 0 or not model.recipe.reach] for part in (training, test))
+    how = {"commonest tag of a word": baselines.commonest_tags}
+    if len(names) > len(QUICK):
+        how["words around + perceptron"] = baselines.tags
+    found = {}
+    for name, of in how.items():
+        tags = of([tuple(r) for r in rows], [(r.words, r.predicate) for r in others])
+        found[name] = tag.measured(tags, others, model.recipe)["span_f1"]
+    return found
 
 
 def _of_pairs(model, training, test):

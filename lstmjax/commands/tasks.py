@@ -7,18 +7,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lstmjax import checkpoint, classify, datasets, match
+from lstmjax import checkpoint, classify, datasets, match, tag
 from lstmjax.recipe import File, Recipe, names, read
 
 
 class Task(NamedTuple):
     """A task of texts."""
 
-    module: ModuleType  # fit, sweep, predict, decide, evaluate, save, load
+    module: ModuleType  # fit, sweep, evaluate, measure, save, load
     recipe: Recipe  # where nothing else is said
     of_set: Callable[[datasets.Dataset, Recipe, Sequence[str]], list[list]]  # the records of these splits of a set
     of_file: Callable[[str, Recipe], list]  # those of a file
     line: str  # what a line of such a file is
+    split: Callable[[list, Recipe], Sequence[list]]  # of records: train, dev and test, 80 / 10 / 10
 
 
 def _texts(one, recipe, splits):
@@ -49,12 +50,43 @@ def _pairs(one, recipe, splits):
     return [[(*record[:2], record[field]) for record in records] for records in held]
 
 
+def _tagged(one, recipe, splits):
+    held = list(datasets.load(one.name, *splits).values())
+    for records in held:
+        if not isinstance(records, list) or not isinstance(records[0], datasets.Tagged):
+            raise ValueError(f"{one.name} ({one.task}) is no set of words with a tag each")
+    return [[tag.Record(record.words, record.tags) for record in records] for records in held]
+
+
+def _frames(one, recipe, splits):
+    held = list(datasets.load(one.name, *splits).values())
+    for records in held:
+        if not isinstance(records, list) or not isinstance(records[0], datasets.Roles):
+            raise ValueError(f"{one.name} ({one.task}) is no set of sentences with predicates")
+    return [tag.frames(records) for records in held]
+
+
+def _split_pairs(records, recipe):
+    """In each label or, of scores, of all."""
+    marked = [(str(n), record[2] if recipe.target == "label" else "all") for n, record in enumerate(records)]
+    return [[records[int(n)] for n, _ in part] for part in classify.split(marked, recipe.seed)]
+
+
+def _split_tagged(records, recipe):
+    """By sentences, so that the predicates of one stay together."""
+    sentences = {record.words: str(n) for n, record in enumerate(records)}
+    parts = classify.split([(n, "sentences") for n in sentences.values()], recipe.seed)
+    chosen = [{n for n, _ in part} for part in parts]
+    return [[record for record in records if sentences[record.words] in part] for part in chosen]
+
+
 _CLASSIFY = Task(
     classify,
     Recipe(),
     _texts,
     lambda path, recipe: classify.read(path, several=recipe.several),
     "text TAB label",
+    lambda records, recipe: classify.split(records, recipe.seed),
 )
 TASKS = {
     "classify": _CLASSIFY,
@@ -65,6 +97,23 @@ TASKS = {
         _pairs,
         lambda path, recipe: match.read(path, target=recipe.target),
         "text TAB text TAB label",
+        _split_pairs,
+    ),
+    "tag": Task(
+        tag,
+        Recipe(members=1, recurrent=0.1),
+        _tagged,
+        lambda path, recipe: tag.read(path),
+        "word TAB tag",
+        _split_tagged,
+    ),
+    "roles": Task(
+        tag,
+        Recipe(members=1, recurrent=0.1, reach=4),
+        _frames,
+        lambda path, recipe: tag.frames(datasets.roles(Path(path))),
+        "columns of CoNLL-2005",
+        _split_tagged,
     ),
 }
 

@@ -87,7 +87,7 @@ def _records(console, options, task, data, recipe):
     """Train, dev and test records: of the embedded sample, a set, or files."""
     if data is None:
         if task.module is not classify:
-            raise ValueError("match needs --data: a set of pairs (data list), or a file of text TAB text TAB label")
+            raise ValueError(f"{options.task} needs --data: a set (data list), or a file with lines of {task.line}")
         console.print("Data: the embedded sample of reviews, half English, half Chinese", highlight=False)
         return tuple(classify.sample(part) for part in ("train", "dev", "test"))
     if data in datasets.names():
@@ -104,18 +104,12 @@ def _of_files(task, data, options, recipe):
     records = task.of_file(data, recipe)
     if options.dev and options.test:
         return records, task.of_file(options.dev, recipe), task.of_file(options.test, recipe)
-    training, dev, test = classify.split(records, recipe.seed) if task.module is classify else _tenths(records, recipe)
+    training, dev, test = task.split(records, recipe)
     if options.dev:
         training, dev = training + dev, task.of_file(options.dev, recipe)
     if options.test:
         training, test = training + test, task.of_file(options.test, recipe)
     return training, dev, test
-
-
-def _tenths(records, recipe):
-    """Pairs as train, dev and test, 80 / 10 / 10, in each label or, of scores, of all (`classify.split`)."""
-    marked = [(str(n), record[2] if recipe.target == "label" else "all") for n, record in enumerate(records)]
-    return [[records[int(n)] for n, _ in part] for part in classify.split(marked, recipe.seed)]
 
 
 def _mesh(n):
@@ -157,10 +151,10 @@ def _print_sweep(console, settings, swept, run):
 def _compare(console, options, task, model, training: Sequence, dev: Sequence, test: Sequence, seconds: float) -> None:
     """The model on the test records beside what it has to beat, and with --json to a file."""
     found: dict[str, Any] = task.module.evaluate(model, test)
-    measure = compare.measure(model)
+    measure = task.module.measure(model.recipe)
     table = Table(f"test {measure.replace('_', ' ')}", "")
     table.add_row(f"{model.recipe.cell.upper()}, {model.recipe.members} together", f"{found[measure]:.4f}")
-    for name in ("accepted_accuracy", "outside_recall"):
+    for name in ("accepted_accuracy", "outside_recall", "predicate_f1"):
         if name in found:
             table.add_row(name.replace("_", " "), f"{found[name]:.4f}")
     names = tuple(compare.LINEAR) if options.baselines else compare.QUICK

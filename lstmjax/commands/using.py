@@ -8,17 +8,27 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from lstmjax import classify, datasets, explain, match
+from lstmjax import classify, datasets, explain, match, spans, tag
 from lstmjax.commands.tasks import of_set, task_of
 from lstmjax.reader import lines_of
+from lstmjax.text import treebank_words
 
 
 def predict(options: argparse.Namespace) -> int:
     """Label texts given as arguments, or line by line from standard input: `label TAB probability TAB text`. Pairs are
-    two arguments, or lines of text TAB text; pairs with scores give `score TAB text TAB text`."""
+    two arguments, or lines of text TAB text; pairs with scores give `score TAB text TAB text`. Spans are given as
+    `label=words TAB ... TAB text`."""
     task = task_of(options.model)
     model = task.module.load(options.model)
     lines = [line.rstrip("\n") for line in sys.stdin if line.strip()] if not options.text else []
+    if task.module is tag:
+        if model.recipe.reach:
+            raise ValueError(f"{options.model} is a model of roles: use the command roles")
+        texts = options.text or lines
+        cut = [words.split() for words in texts]
+        for words, said, tags in zip(texts, cut, tag.predict(model, cut), strict=True):
+            print(*(_named(one, said) for one in spans.spans_of(tags)), words, sep="\t")
+        return 0
     if task.module is match:
         pairs = _pairs(options.text, lines)
         found = match.predict(model, pairs)
@@ -35,6 +45,31 @@ def predict(options: argparse.Namespace) -> int:
         else:
             print(labels[0], f"{row.max():.4f}", words, sep="\t")
     return 0
+
+
+def roles(options: argparse.Namespace) -> int:
+    """Print who did what to whom: for each predicate of a text a line of `predicate TAB role=words TAB ...`, and a
+    blank line after each text; or a JSON object a text."""
+    task = task_of(options.model)
+    model = task.module.load(options.model)
+    if task.module is not tag or not model.recipe.reach:
+        raise ValueError(f"{options.model} is no model of roles: roles needs one of the task roles")
+    texts = options.text or [line.rstrip("\n") for line in sys.stdin if line.strip()]
+    cut = [words.split() if options.cut else treebank_words(words) for words in texts]
+    for words, found in zip(cut, tag.roles(model, cut), strict=True):
+        if options.json:
+            of = ({"predicate": one.predicate, "roles": [role._asdict() for role in one.roles]} for one in found)
+            print(json.dumps({"words": words, "frames": list(of)}, ensure_ascii=False))
+            continue
+        for one in found:
+            print(words[one.predicate], *(_named(role, words) for role in one.roles), sep="\t")
+        print()
+    return 0
+
+
+def _named(span, words):
+    """A span as `label=words`."""
+    return f"{span.label}={' '.join(words[span.start : span.end])}"
 
 
 def evaluate(options: argparse.Namespace) -> int:
@@ -83,6 +118,8 @@ def show(options: argparse.Namespace) -> int:
         if len(options.text) != 2:
             raise ValueError(f"explain needs the two texts of a pair, got {len(options.text)}")
         found = explain.pair(model, *options.text)
+    elif task.module is not classify:
+        raise ValueError(f"{options.model} is neither a model of texts nor one of pairs: explain shows nothing of it")
     else:
         if len(options.text) != 1:
             raise ValueError(f"explain needs one text, got {len(options.text)}")

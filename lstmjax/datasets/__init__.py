@@ -9,6 +9,7 @@ from lstmjax.datasets.records import Predicate as Predicate
 from lstmjax.datasets.records import Roles as Roles
 from lstmjax.datasets.records import Tagged as Tagged
 from lstmjax.datasets.records import Translation as Translation
+from lstmjax.datasets.records import roles as roles
 from lstmjax.datasets.store import FOLDER as FOLDER
 from lstmjax.datasets.store import about as about
 from lstmjax.datasets.store import load as load

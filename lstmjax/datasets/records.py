@@ -188,16 +188,23 @@ def parallel(source: Path, target: Path) -> list[Translation]:
 
 
 def roles(path: Path) -> list[Roles]:
-    """Columns as in CoNLL-2005: number, word, part of speech, lemma, roleset, then one column a predicate."""
+    """Columns as in CoNLL-2005, with blanks or tabs between, and a blank line after each sentence.
+
+    Words, any other columns (the second is the part of speech), the lemmas of predicates with - for other words, and
+    one column of roles a predicate, such as (A0* * *) or (V*). Where the words are numbered, from 1, before them, the
+    lemmas are followed by rolesets.
+
+    Reference: Carreras and Màrquez 2005, section 3.1.
+    """
     records: list[Roles] = []
     rows: list[list[str]] = []
     for number, line in enumerate([*_lines(path), ""], start=1):
         if line.startswith("#"):
             continue
         if line.strip():
-            rows.append(line.split("\t"))
-            if len(rows[-1]) != len(rows[0]) or len(rows[-1]) < 5:
-                raise ValueError(f"{path}, line {number}: expected {max(len(rows[0]), 5)} columns, got {line[:60]!r}")
+            rows.append(line.split("\t") if "\t" in line else line.split())
+            if len(rows[-1]) != len(rows[0]) or len(rows[-1]) < 2:
+                raise ValueError(f"{path}, line {number}: expected {max(len(rows[0]), 2)} columns, got {line[:60]!r}")
         elif rows:
             records.append(_sentence(path, number, rows))
             rows = []
@@ -205,13 +212,20 @@ def roles(path: Path) -> list[Roles]:
 
 
 def _sentence(path, number, rows):
-    _, words, pos, lemmas, rolesets, *columns = zip(*rows, strict=True)
-    where = [k for k, roleset in enumerate(rolesets) if roleset != "-"]
-    if len(where) != len(columns):
+    columns = list(zip(*rows, strict=True))
+    fixed = len(columns)
+    while fixed > 2 and all("*" in mark for mark in columns[fixed - 1]):
+        fixed -= 1
+    numbered = columns[0] == tuple(str(n) for n in range(1, len(rows) + 1)) and fixed >= 5
+    words, pos = columns[1:3] if numbered else (columns[0], columns[1] if fixed > 2 else ("",) * len(rows))
+    target = columns[fixed - 1]
+    lemmas, rolesets = (columns[fixed - 2], target) if numbered else (target, ("",) * len(rows))
+    where, held = [k for k, mark in enumerate(target) if mark != "-"], columns[fixed:]
+    if len(where) != len(held):
         raise ValueError(
-            f"{path}, sentence that ends at line {number}: {len(where)} predicates and {len(columns)} columns of roles"
+            f"{path}, sentence that ends at line {number}: {len(where)} predicates and {len(held)} columns of roles"
         )
-    predicates = (Predicate(k, lemmas[k], rolesets[k], bio(column)) for k, column in zip(where, columns, strict=True))
+    predicates = (Predicate(k, lemmas[k], rolesets[k], bio(column)) for k, column in zip(where, held, strict=True))
     return Roles(words, pos, tuple(predicates))
 
 

@@ -1,0 +1,400 @@
+"""Words in, a tag for each out: slots, names and other spans; or the roles of a predicate, and where predicates are.
+
+Spans are BIO tags. A record whose tags are the roles of one predicate says which word that is. A model of roles
+(`Recipe.reach` above 0) learns from the same sentences with no predicate marked, too, where the tags are V at all their
+predicates: so it finds these.
+"""
+
+from collections.abc import Iterable, Sequence
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lstmjax import checkpoint, crf, members, reader, spans, text, train
+from lstmjax import recipe as recipes
+from lstmjax.batches import Batches
+from lstmjax.models import tagger
+from lstmjax.reader import Reader
+from lstmjax.recipe import Recipe as Recipe
+from lstmjax.recipe import checked
+from lstmjax.spans import Span
+
+
+class Record(NamedTuple):
+    """Words with a tag each."""
+
+    words: tuple[str, ...]
+    tags: tuple[str, ...]  # BIO
+    predicate: int = -1  # the word whose roles the tags are; -1: none
+
+
+class Frame(NamedTuple):
+    """A predicate of a sentence, and who does what to whom."""
+
+    predicate: int  # its place in the sentence
+    roles: tuple[Span, ...]  # without the predicate, from the left
+
+
+class Model(NamedTuple):
+    """A trained tagger."""
+
+    params: tagger.Params  # each weight with a leading axis of the recipe's members
+    recipe: Recipe
+    reader: Reader
+    tags: tuple[str, ...]
+
+
+def read(path: str | Path) -> list[Record]:
+    """The records of a UTF-8 file of columns: a word first and its BIO tag last on each line, with blanks or tabs
+    between, and a blank line after each sequence.
+
+    Raises:
+      FileNotFoundError: no such file. ValueError: no record, a line of one column, or tags that are no BIO; it names
+        the line.
+
+    Reference: Tjong Kim Sang and De Meulder 2003, section 2.2.
+    """
+    records: list[Record] = []
+    words: list[str] = []
+    tags: list[str] = []
+    lines = reader.lines_of(path, "word, tag")
+    last = 0
+    for number, line in [*lines, (lines[-1][0] + 2, "")]:
+        if words and number != last + 1:  # a blank line was passed over
+            spans.check_bio(tags, f"{path}, sentence that ends at line {last}")
+            records.append(Record(tuple(words), tuple(tags)))
+            words, tags = [], []
+        if not line:
+            break
+        parts = line.split("\t") if "\t" in line else line.split()
+        if len(parts) < 2:
+            raise ValueError(f"{path}, line {number}: expected a word and its tag, got {line[:60]!r}")
+        words.append(parts[0])
+        tags.append(parts[-1].strip())
+        last = number
+    return records
+
+
+def frames(sentences: Iterable[Any]) -> list[Record]:
+    """The records of sentences with predicates (`datasets.Roles`): one a predicate, and one a sentence in which no
+    predicate is marked and all are tagged V.
+
+    >>> from lstmjax.datasets import Predicate, Roles
+    >>> [r.tags for r in frames([Roles(("he", "ran"), ("", ""), (Predicate(1, "run", "", ("B-A0", "B-V")),))])]
+    [('B-A0', 'B-V'), ('O', 'B-V')]
+    """
+    records = []
+    for words, _, predicates in sentences:
+        records += [Record(tuple(words), tuple(one.tags), one.word) for one in predicates]
+        there = {one.word for one in predicates}
+        records.append(Record(tuple(words), tuple("B-V" if n in there else "O" for n in range(len(words)))))
+    return records
+
+
+def fit(
+    training: Sequence[Record],
+    dev: Sequence[Record],
+    recipe: Recipe | None = None,
+    *,
+    watch: train.Watch | None = None,
+    snapshots: train.Snapshots | None = None,
+    save_every: int | None = None,
+    resume: bool = False,
+    mesh: jax.sharding.Mesh | None = None,
+) -> tuple[Model, train.Fitted]:
+    """Train a tagger; the epoch that is best on dev is kept: by the F1 of spans, or of the roles of given predicates.
+
+    Args:
+      training, dev: records.
+      recipe: see `Recipe`; None is `Recipe()`.
+      watch, snapshots, save_every, resume, mesh: as in `train.fit`. A run goes on only with the recipe and the records
+        that it began with.
+
+    Returns:
+      The model and the history.
+
+    Raises:
+      ValueError: no records, tags that are no BIO, predicates without `reach` or the other way round, or a recipe that
+        makes no sense; it names what. What `train.fit` raises.
+    """
+    model, task = _task(training, dev, checked(recipe or Recipe()))
+    fitted = members.fit(task, watch=watch, snapshots=snapshots, save_every=save_every, resume=resume, mesh=mesh)
+    return model._replace(params=fitted.params), fitted
+
+
+def sweep(
+    training: Sequence[Record],
+    dev: Sequence[Record],
+    settings: dict[str, Sequence[float | int]],
+    recipe: Recipe | None = None,
+    *,
+    watch: train.Watch | None = None,
+    snapshots: train.Snapshots | None = None,
+    resume: bool = False,
+    mesh: jax.sharding.Mesh | None = None,
+) -> tuple[list[Model], train.Swept]:
+    """Train k taggers side by side, as `classify.sweep` does classifiers."""
+    each = members.recipes_of(recipe or Recipe(), settings)
+    model, task = _task(training, dev, checked(recipe or Recipe()))
+    swept = members.sweep(task, settings, watch=watch, snapshots=snapshots, resume=resume, mesh=mesh)
+    models = [
+        model._replace(
+            params=jax.tree.map(lambda a, k=k: a[k], swept.params),
+            recipe=one._replace(embedding=task.recipe.embedding),
+        )
+        for k, one in enumerate(each)
+    ]
+    return models, swept
+
+
+def predict(
+    model: Model, sequences: Sequence[Sequence[str]], predicates: Sequence[int] | None = None
+) -> list[tuple[str, ...]]:
+    """The tags of each sequence of words.
+
+    Args:
+      sequences: of words that are cut already.
+      predicates: of a model of roles, the word of each sequence that is its predicate; -1 asks where predicates are.
+        None is -1 for all.
+
+    Returns:
+      As many tags as words, for each sequence.
+
+    Raises:
+      TypeError: sequences of something else. ValueError: a predicate that is no word of its sequence, or predicates for
+        a model without.
+    """
+    for words in sequences:
+        if isinstance(words, str) or not all(isinstance(word, str) for word in words):
+            raise TypeError(f"sequences should hold sequences of words, got {words!r}"[:200])
+    if predicates is None:
+        predicates = [-1] * len(sequences)
+    elif not model.recipe.reach:
+        raise ValueError("predicates are for a model of roles, and the reach of this one is 0")
+    for words, predicate in zip(sequences, predicates, strict=True):
+        if not -1 <= predicate < max(1, len(words)):
+            raise ValueError(f"predicates should be words of their sequences, or -1, got {predicate} of {len(words)}")
+    sequences_of_ids = [model.reader.encode(words) for words in sequences]
+    params = jax.tree.map(lambda a: a[None], model.params)
+    found = _decode(params, sequences_of_ids, np.array(predicates, np.int32), model.recipe, model.tags)[0]
+    return [tuple(model.tags[k] for k in row) for row in found]
+
+
+def roles(model: Model, sequences: Sequence[Sequence[str]]) -> list[list[Frame]]:
+    """The predicates of each sequence of words, and their roles.
+
+    Raises:
+      TypeError: as `predict`. ValueError: a model without predicates.
+    """
+    if not model.recipe.reach:
+        raise ValueError("roles needs a model that knows predicates, and the reach of this one is 0")
+    where = [[one.start for one in spans.spans_of(tags) if one.label == "V"] for tags in predict(model, sequences)]
+    asked = [(n, p) for n, places in enumerate(where) for p in places]
+    tags = predict(model, [sequences[n] for n, _ in asked], [p for _, p in asked])
+    found: list[list[Frame]] = [[] for _ in sequences]
+    for (n, p), row in zip(asked, tags, strict=True):
+        found[n].append(Frame(p, tuple(one for one in spans.spans_of(row) if one.label != "V")))
+    return found
+
+
+def evaluate(model: Model, records: Sequence[Record]) -> dict[str, Any]:
+    """How good a model is on records.
+
+    Precision, recall and F1 of spans, F1 by label, and the share of tags that are right. Of roles, these are of the
+    arguments of given predicates as the script of CoNLL-2005 counts them (`spans.arguments_of`), and `predicate_f1` is
+    of the predicates themselves, where no predicate is marked.
+
+    Raises:
+      ValueError: no records, or predicates of a model without.
+    """
+    _check(records, model.recipe, "the data")
+    predicates = [record.predicate for record in records]
+    found = predict(model, [record.words for record in records], predicates if model.recipe.reach else None)
+    return measured(found, records, model.recipe)
+
+
+def measured(found: Sequence[Sequence[str]], records: Sequence[Record], recipe: Recipe) -> dict[str, Any]:
+    """What `evaluate` says of the tags that were found for records."""
+    of_roles = bool(recipe.reach)
+    asked = [n for n, record in enumerate(records) if not of_roles or record.predicate >= 0]
+    things = spans.arguments_of if of_roles else spans.spans_of
+    scores = spans.score((things(found[n]) for n in asked), (things(records[n].tags) for n in asked))
+    same = [a == b for n in asked for a, b in zip(found[n], records[n].tags, strict=True)]
+    total = scores.pop("")
+    values: dict[str, Any] = {
+        "records": len(asked),
+        "precision": total.precision,
+        "recall": total.recall,
+        "span_f1": total.f1,
+        "tag_accuracy": float(np.mean(same)) if same else 0.0,
+    }
+    if of_roles:
+        rest = [n for n, record in enumerate(records) if record.predicate < 0]
+        predicates = spans.score(
+            *([spans.spans_of(tags[n]) for n in rest] for tags in (found, [r.tags for r in records]))
+        )
+        values["predicate_f1"] = predicates[""].f1
+    return values | {"f1": {label: one.f1 for label, one in scores.items()}}
+
+
+def measure(recipe: Recipe) -> str:
+    """The key of `evaluate` that a model is compared by."""
+    return "span_f1"
+
+
+def save(model: Model, folder: str | Path) -> Path:
+    """Write the model as a folder (see `checkpoint.save`)."""
+    about = {
+        "task": "roles" if model.recipe.reach else "tag",
+        "tags": model.tags,
+        "recipe": model.recipe._asdict(),
+        "reader": model.reader.to_json(),
+    }
+    return checkpoint.save(folder, model.params, about)
+
+
+def load(folder: str | Path) -> Model:
+    """Read what `save` wrote; what it refuses is that of `checkpoint.load`."""
+    parts: list[Any] = []
+
+    def template(about):
+        try:
+            if about["task"] not in ("tag", "roles"):
+                raise TypeError(f"it is of the task {about['task']}")
+            recipe = recipes.from_json(about["recipe"])
+            read, tags = Reader.from_json(about["reader"]), tuple(about["tags"])
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{Path(folder) / checkpoint.ABOUT} describes no tagger: {error!r}") from None
+        parts.extend((recipe, read, tags))
+        draw = partial(_init, recipe=recipe, vocabulary=read.size, tags=len(tags))
+        return jax.eval_shape(lambda: jax.vmap(draw)(jax.random.split(jax.random.key(0), recipe.members)))
+
+    params, _ = checkpoint.load(folder, template)
+    return Model(params, *parts)
+
+
+def _task(training, dev, recipe):
+    """A model without params, and its records made ready for training."""
+    _check(training, recipe, "the training data")
+    _check(dev, recipe, "the dev data")
+    if recipe.tokens != "words":
+        raise ValueError(f'tokens should be "words", since every word has a tag, got {recipe.tokens!r}')
+    tags = tuple(sorted({tag for record in training for tag in record.tags} | {"O"}))
+    sentences = list(dict.fromkeys(record.words for record in training))  # each is read once, whatever its predicates
+    normal = ([text.normalise(word) for word in sentence] for sentence in sentences)
+    vocabulary = text.Vocabulary.count(normal, size=recipe.vocabulary, min_count=recipe.min_count)
+    read = Reader(vocabulary, pieces=recipe.pieces)
+    recipe, known = members.known_vectors(recipe, read)
+    place = {sentence: n for n, sentence in enumerate(sentences)}
+    ids = [read.encode(sentence) for sentence in sentences]
+    sequences = [ids[place[record.words]] for record in training]
+    index = {tag: k for k, tag in enumerate(tags)}
+    targets = [np.array([index[tag] for tag in record.tags], np.int32) for record in training]
+    predicates = np.array([record.predicate for record in training], np.int32)
+    ones = np.ones(len(training), np.float32)
+    dev_sequences = [read.encode(record.words) for record in dev]
+    dev_predicates = np.array([record.predicate for record in dev], np.int32)
+
+    def batch(bucket):
+        size = recipe.batch_size
+        return tagger.Batch(
+            *members.padded(sequences, bucket, size),
+            members.filled(predicates, bucket, size),
+            members.padded(targets, bucket, size)[0],
+            members.filled(ones, bucket, size),
+        )
+
+    def measures(params):
+        found = _decode(params, dev_sequences, dev_predicates, recipe, tags)
+        named = ([tuple(tags[k] for k in row) for row in one] for one in found)
+        rows = [measured(one, dev, recipe) for one in named]
+        names = ("tag_accuracy", "span_f1", *(("predicate_f1",) if recipe.reach else ()))
+        return {f"dev_{name}": np.array([row[name] for row in rows]) for name in names}
+
+    task = members.Task(
+        recipe,
+        Batches(
+            [len(s) for s in sequences], batch, batch_size=recipe.batch_size, buckets=recipe.buckets, seed=recipe.order
+        ),
+        partial(_init, recipe=recipe, vocabulary=read.size, tags=len(tags)),
+        partial(_loss, tags=tags),
+        measures,
+        "dev_span_f1",
+        lambda batch: int(batch.lengths.sum()),
+        known,
+        members.fingerprint(training, dev),
+        apart=True,  # under vmap the chain would do each step both ways (`crf.log_partition`)
+    )
+    return Model(None, recipe, read, tags), task  # type: ignore[arg-type]
+
+
+def _decode(params, sequences, predicates, recipe, tags):
+    """Of k models, whose leaves have a leading axis: the tags int [T_n] of each of N sequences, k lists of them."""
+    k, lengths = len(params.embedding), [len(s) for s in sequences]
+    found: list[list] = [[np.zeros(0, np.int32)] * len(sequences) for _ in range(k)]
+    options = _options(recipe)
+    for bucket, size in members.buckets_of(lengths):
+        ids, there = members.padded(sequences, bucket, size)
+        marked = members.filled(predicates, bucket, size) if recipe.reach else None
+        for row in range(k):
+            one = jax.tree.map(lambda a, row=row: a[row], params)
+            best = np.asarray(_best(one, ids, there, marked, options=options, tags=tags))
+            for n, path, length in zip(bucket.rows, best, there, strict=False):
+                found[row][n] = path[:length]
+    return found
+
+
+@partial(jax.jit, static_argnames=("options", "tags"))
+def _best(params, ids, lengths, predicates, options, tags):
+    """The likeliest tags [B, T] by the mean of the members' scores, of words and of tags beside each other."""
+    scores = jax.vmap(lambda one: tagger.emissions(one, ids, lengths, predicates, options))(params).mean(0)
+    chain = tagger.chain(jax.tree.map(lambda a: a.mean(0), params), _allowed(tags))
+    return jnp.swapaxes(crf.viterbi(chain, scores, lengths)[0], 0, 1)
+
+
+def _loss(params, batch, key, recipe, *, tags):
+    return tagger.loss(params, batch, key, allowed=_allowed(tags), options=_options(recipe))
+
+
+def _options(recipe):
+    directions = "both" if recipe.bidirectional else "alternating"
+    return tagger.Options(directions, recipe.dropout, recipe.word_dropout, recipe.recurrent)
+
+
+@lru_cache(8)
+def _allowed(tags):
+    return crf.bio(tags)
+
+
+def _init(key, *, recipe, vocabulary, tags):
+    return tagger.init(
+        key,
+        vocabulary,
+        tags,
+        embedding=recipe.embedding,
+        hidden=recipe.hidden,
+        directions=_options(recipe).directions,
+        cell=recipe.cell,
+        highway=recipe.highway,
+        reach=recipe.reach,
+    )
+
+
+def _check(records, recipe, where):
+    """Refuse records that are no tagged words, or that do not fit the recipe."""
+    if not len(records):
+        raise ValueError(f"{where} should hold at least one record, got none")
+    for n, (words, tags, predicate) in enumerate(records):
+        if len(words) != len(tags) or not len(words):
+            raise ValueError(f"{where}, record {n}: expected a tag a word, got {len(words)} words and {len(tags)} tags")
+        if predicate != -1 and not recipe.reach:
+            raise ValueError(f"{where}, record {n} has a predicate, and the recipe's reach is 0: give it one, 4 say")
+        if not -1 <= predicate < len(words):
+            raise ValueError(f"{where}, record {n}: expected a predicate among {len(words)} words, got {predicate}")
+        spans.check_bio(tags, f"{where}, record {n}")
+    if recipe.reach and all(predicate < 0 for *_, predicate in records):
+        raise ValueError(f"{where} has no predicate, and the recipe's reach is {recipe.reach}: it should be 0")
