@@ -387,6 +387,7 @@ def _init(key, *, recipe, vocabulary, classes):
         bidirectional=recipe.bidirectional,
         cell=recipe.cell,
         pooling=recipe.pooling,
+        linear_part=recipe.linear_part,
     )
 
 

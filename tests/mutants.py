@@ -81,6 +81,10 @@ def chain(test):
     return f"test_crf.py::{test}"
 
 
+def tagged(test):
+    return f"test_tagger.py::{test}"
+
+
 def decoded(test):
     return f"test_decoding.py::{test}"
 
@@ -1727,7 +1731,100 @@ CHAINS = [
     ),
 ]
 
-MUTANTS = CELLS + OVER_TIME + FUSED + NOISE + AT_THE_DOOR + TRAINING + CHAINS
+TAGS = [
+    *of(
+        "models/tagger.py",
+        (
+            "tagger-mark-side",
+            "words before the predicate are marked as those after it",
+            "jnp.clip(t - p[None], -far, far)",
+            "jnp.clip(jnp.abs(t - p[None]), -far, far)",
+            tagged("test_emissions_are_those_of_a_loop_over_words[both-True-2]"),
+        ),
+        (
+            "tagger-no-predicate",
+            "where no predicate is marked the first word is one",
+            "there = (p >= 0) & (p <",
+            "there = (p >= -1) & (p <",
+            tagged("test_emissions_are_those_of_a_loop_over_words[both-True-2]"),
+        ),
+        (
+            "tagger-highway",
+            "the gate of a highway carries what it should let through",
+            "ys = r * ys + (1 - r) * linear(carry, xs)",
+            "ys = (1 - r) * ys + r * linear(carry, xs)",
+            tagged("test_emissions_are_those_of_a_loop_over_words[both-True-2]"),
+        ),
+        (
+            "tagger-one-way",
+            "alternating layers all read forward",
+            'options.directions == "alternating" and n % 2 == 1',
+            'options.directions == "alternating" and n % 2 == 2',
+            tagged("test_emissions_are_those_of_a_loop_over_words[alternating-False-0]"),
+        ),
+        (
+            "tagger-join",
+            "every word stands beside the first, and not beside the predicate",
+            "at = xs[jnp.where(there, p, 0), jnp.arange(xs.shape[1])]",
+            "at = xs[0]",
+            tagged("test_emissions_are_those_of_a_loop_over_words[both-True-2]"),
+        ),
+        (
+            "tagger-weights",
+            "a row of no weight counts",
+            "log_p = jnp.where(weights > 0, log_p, 0)",
+            "log_p = log_p",
+            tagged("test_the_loss_is_the_mean_of_log_p_and_a_row_of_no_weight_may_hold_anything"),
+        ),
+        (
+            "tagger-free",
+            "forbidden tags are learnt as if they were allowed",
+            "log_p = crf.log_likelihood(chain(params, allowed), scores",
+            "log_p = crf.log_likelihood(chain(params, None), scores",
+            tagged("test_the_loss_is_the_mean_of_log_p_and_a_row_of_no_weight_may_hold_anything"),
+        ),
+    ),
+    *of(
+        "spans.py",
+        (
+            "spans-next",
+            "a B after a span of the same name goes on with it",
+            '(kind != "I" or label != open_label)',
+            '(tag == "O" or label != open_label)',
+            tagged("test_spans_are_there_and_back"),
+        ),
+        (
+            "spans-label",
+            "an I of another name goes on with the span",
+            '(kind != "I" or label != open_label)',
+            'kind != "I"',
+            tagged("test_spans_are_there_and_back"),
+        ),
+        (
+            "spans-continued",
+            "a continued argument is another argument",
+            "if continued and before:",
+            "if continued and not before:",
+            tagged("test_arguments_are_counted_as_conll_2005_does"),
+        ),
+        (
+            "spans-verb",
+            "the predicate counts as one of its arguments",
+            'return [one for one in found if one.label != "V"]',
+            "return found",
+            tagged("test_arguments_are_counted_as_conll_2005_does"),
+        ),
+        (
+            "spans-recall",
+            "F1 counts what was found twice",
+            "2 * right / (found + there)",
+            "2 * right / (found + found)",
+            tagged("test_arguments_are_counted_as_conll_2005_does"),
+        ),
+    ),
+]
+
+MUTANTS = CELLS + OVER_TIME + FUSED + NOISE + AT_THE_DOOR + TRAINING + CHAINS + TAGS
 
 # --- breaking and running --------------------------------------------------------------------------------------------
 

@@ -71,6 +71,29 @@ def test_grad_of_the_vmapped_loss_is_that_of_the_explicit_batch():
     assert (4, *w_x) not in shapes
 
 
+@pytest.mark.parametrize("pieces", [False, True])
+def test_a_linear_part_is_the_bag_of_words_beside(pieces):
+    params = _params(linear_part=True)
+    assert not params.bag.any()
+    params = params._replace(bag=jax.random.normal(jax.random.key(1), params.bag.shape))
+    ids = np.stack([IDS, np.where(IDS % 2, IDS, 0), 0 * IDS], -1) if pieces else IDS
+    found = classifier.apply(params, ids, LENGTHS)
+    deep = classifier.apply(params._replace(bag=None), ids, LENGTHS)
+    for row, n, logits, other in zip(ids, LENGTHS, found, deep, strict=True):
+        words = [k for k in row[:n].ravel() if k]
+        bag = sum((np.asarray(params.bag)[k] for k in words), np.zeros(3)) / np.sqrt(max(1, len(words)))
+        np.testing.assert_allclose(logits, (other + bag) / 2, atol=1e-5)
+    batch = Batch(ids, LENGTHS, jnp.array([0, 1, 2, 0]), jnp.ones(4))
+    no_words = params._replace(bag=0 * params.bag)
+    both, alone = classifier.loss(no_words, batch), classifier.loss(params._replace(bag=None), batch)
+    np.testing.assert_allclose(both, (alone + np.log(3)) / 2, rtol=1e-6)  # each part has a loss of its own
+    padded = np.arange(7) >= LENGTHS[:, None]
+    other = np.where(padded[..., None] if pieces else padded, 19, ids)
+    chex.assert_trees_all_equal(classifier.apply(params, other, LENGTHS), found)
+    dropped = classifier.apply(params, ids, LENGTHS, Options(dropout=0.5), jax.random.key(0))
+    assert not np.allclose(dropped, found)
+
+
 def test_several_labels_are_a_question_each():
     params, labels = _params(), np.array([[1, 0, 1], [0, 0, 0], [0, 1, 0], [1, 1, 1]], np.float32)
     weights = jnp.array([1.0, 2.0, 0.0, 1.0])

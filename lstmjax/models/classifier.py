@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from lstmjax import checks
-from lstmjax.layers import Linear, check_ids, init_embedding, init_linear, linear
+from lstmjax.layers import Linear, check_ids, dropout, init_embedding, init_linear, linear
 from lstmjax.losses import binary_cross_entropy, cross_entropy
 from lstmjax.models import encoder
 from lstmjax.models.encoder import CELLS as CELLS
@@ -29,6 +29,7 @@ class Params(NamedTuple):
     layers: tuple  # layers or Bidirectional pairs, from E features to H
     head: Linear  # [H, K]
     query: Array | None = None  # [H], for attention pooling
+    bag: Array | None = None  # [V, K], of a linear model of the words without their order, beside
 
 
 class Batch(NamedTuple):
@@ -50,6 +51,7 @@ def init(
     bidirectional: bool = True,
     cell: str = "lstm",
     pooling: str = "max",
+    linear_part: bool = False,
     dtype: DTypeLike = jnp.float32,
 ) -> Params:
     """Draw the weights.
@@ -63,6 +65,7 @@ def init(
       bidirectional: whether each layer is a pair of directions.
       cell: "lstm", "gru" or "rnn".
       pooling: as it will be in `Options`: "attention" has weights of its own, and several together a wider head.
+      linear_part: whether a linear model of the words without their order stands beside (`apply`).
 
     Raises:
       TypeError, ValueError: naming the argument.
@@ -83,6 +86,7 @@ def init(
         layers,
         init_linear(k_head, encoder.pooled_features(pooling, features, embedding), classes, dtype),
         jax.random.normal(k_query, (features,), dtype) * features**-0.5 if "attention" in parts else None,
+        jnp.zeros((vocabulary, classes), dtype) if checks.flag("linear_part", linear_part) else None,
     )
 
 
@@ -113,6 +117,9 @@ def apply(
 ) -> Array:
     """The logits of a batch of sequences.
 
+        W encode(ids) + b;   with a linear part the mean of that and
+        1 / sqrt(n) sum over the n words and pieces j of a sequence of bag[j]
+
     Args:
       ids: int [B, T], padded with anything in [0, V); or [B, T, F].
       lengths: int [B].
@@ -128,23 +135,15 @@ def apply(
     >>> apply(params, jnp.array([[5, 7, 0], [8, 0, 0]]), jnp.array([2, 1])).shape
     (2, 2)
     """
-    _check(params, ids, lengths, options)
-    if key is not None:
-        checks.key("key", key)
-
-    def one(ids, length, key):
-        return encode(params, ids, length, options, key, **how)
-
-    # Time first before the words are looked up, so that the core has its layout without moving [B, T, E] about.
-    if key is None:
-        encoded = jax.vmap(partial(one, key=None), (1, 0))(jnp.swapaxes(ids, 0, 1), lengths)
-    else:
-        encoded = jax.vmap(one, (1, 0, 0))(jnp.swapaxes(ids, 0, 1), lengths, jax.random.split(key, len(ids)))
-    return linear(params.head, encoded)
+    parts = _logits(params, ids, lengths, options, key, **how)
+    return parts[0] if len(parts) == 1 else (parts[0] + parts[1]) / 2
 
 
 def loss(params: Params, batch: Batch, key: Array | None = None, *, options: Options = Options(), **how: Any) -> Array:
     """The mean cross-entropy of a batch, by its weights; dropout if there is a key.
+
+    With a linear part it is the mean of that of each part, so that neither leans on the other: they are two models
+    whose logits are averaged, and not one as in Cheng et al. 2016, section 3.
 
     Where a sequence may have several labels, the sum over the K labels of the cross-entropy of each, without smoothing.
 
@@ -153,11 +152,9 @@ def loss(params: Params, batch: Batch, key: Array | None = None, *, options: Opt
     >>> loss(params, batch).shape
     ()
     """
-    logits = apply(params, batch.ids, batch.lengths, options, key, **how)
-    if jnp.ndim(batch.labels) == 2:
-        weights = jnp.broadcast_to(jnp.asarray(batch.weights)[:, None], logits.shape)
-        return binary_cross_entropy(logits, batch.labels, weights) * logits.shape[1]
-    return cross_entropy(logits, batch.labels, batch.weights, smoothing=options.smoothing)
+    parts = _logits(params, batch.ids, batch.lengths, options, key, **how)
+    losses = [_cross_entropy(logits, batch, options.smoothing) for logits in parts]
+    return losses[0] if len(losses) == 1 else (losses[0] + losses[1]) / 2
 
 
 def predict(
@@ -171,6 +168,39 @@ def predict(
     """
     logits = apply(params, ids, lengths, options, **how)
     return jax.nn.sigmoid(logits) if several else jax.nn.softmax(logits)
+
+
+def _logits(params, ids, lengths, options, key, **how):
+    """[B, K] of the LSTM and, if there is one, of the linear part."""
+    _check(params, ids, lengths, options)
+    if key is not None:
+        checks.key("key", key)
+
+    def one(ids, length, key):
+        return encode(params, ids, length, options, key, **how)
+
+    # Time first before the words are looked up, so that the core has its layout without moving [B, T, E] about.
+    if key is None:
+        encoded = jax.vmap(partial(one, key=None), (1, 0))(jnp.swapaxes(ids, 0, 1), lengths)
+    else:
+        encoded = jax.vmap(one, (1, 0, 0))(jnp.swapaxes(ids, 0, 1), lengths, jax.random.split(key, len(ids)))
+    logits = linear(params.head, encoded)
+    if params.bag is None:
+        return (logits,)
+    valid = jnp.arange(ids.shape[1])[None] < lengths[:, None]
+    there = (ids != 0) & (valid if ids.ndim == 2 else valid[:, :, None])
+    n = jnp.maximum(there.reshape(len(ids), -1).sum(1), 1)
+    counted = dropout(None if key is None else jax.random.fold_in(key, 1), options.dropout, there.astype(logits.dtype))
+    steps = "bt" if ids.ndim == 2 else "btf"
+    summed = jnp.einsum(f"{steps},{steps}k->bk", counted, params.bag[ids])
+    return logits, summed * jax.lax.rsqrt(n.astype(logits.dtype))[:, None]
+
+
+def _cross_entropy(logits, batch, smoothing):
+    if jnp.ndim(batch.labels) == 2:
+        weights = jnp.broadcast_to(jnp.asarray(batch.weights)[:, None], logits.shape)
+        return binary_cross_entropy(logits, batch.labels, weights) * logits.shape[1]
+    return cross_entropy(logits, batch.labels, batch.weights, smoothing=smoothing)
 
 
 def _check(params, ids, lengths, options):
