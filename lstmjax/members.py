@@ -146,9 +146,6 @@ def in_batches(
 ) -> np.ndarray:
     """What `predict` gives for each of N texts, [k, N, ...] in the shape [k, ...] each.
 
-    Batches are powers of two wide and long, so that any number of texts of any length meets few shapes, each compiled
-    once.
-
     Args:
       lengths: of the texts, N.
       predict: a bucket and the size to fill it up to -> [k, size, ...].
@@ -157,15 +154,26 @@ def in_batches(
     """
     k, *rest = shape
     found = np.zeros((k, len(lengths), *rest), np.float32)
+    for bucket, size in few_shapes(lengths, at_most):
+        found[:, bucket.rows] = np.asarray(predict(bucket, size))[:, : len(bucket.rows)]
+    return found
+
+
+def few_shapes(lengths: Sequence[int], at_most: int) -> list[tuple[text.Bucket, int]]:
+    """Texts of these lengths as batches, each with the size to fill it up to.
+
+    Both are powers of two, so that any number of texts of any length meets few shapes, each compiled once.
+
+    >>> [(bucket.rows.tolist(), bucket.length, size) for bucket, size in few_shapes([3, 9, 4], 256)]
+    [([0, 2], 8, 4), ([1], 16, 4)]
+    """
     if not len(lengths):
-        return found
+        return []
     bounds = [8]
     while bounds[-1] < max(lengths):
         bounds.append(2 * bounds[-1])
     size = min(at_most, 2 ** (len(lengths) - 1).bit_length())
-    for bucket in text.bucket(lengths, size, bounds):
-        found[:, bucket.rows] = np.asarray(predict(bucket, size))[:, : len(bucket.rows)]
-    return found
+    return [(bucket, size) for bucket in text.bucket(lengths, size, bounds)]
 
 
 def padded(sequences: Sequence[np.ndarray], bucket: text.Bucket, size: int) -> tuple[np.ndarray, np.ndarray]:

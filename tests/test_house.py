@@ -87,6 +87,7 @@ ROWS = {
     "members": 17,
     "classify": 18,
     "match": 18,
+    "translate": 18,
     "explain": 19,
     # the command line
     "commands/tasks": 20,

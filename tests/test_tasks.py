@@ -253,10 +253,10 @@ def test_the_vectors_of_pieces_are_added_by_their_root():
 
 def test_variational_dropout_is_the_same_at_every_step():
     options = encoder.Options(dropout=0.5, variational=True)
-    words = encoder._words(np.ones((5, 64), np.float32), np.full(7, 3), options, jax.random.key(0))
+    words = encoder.words(np.ones((5, 64), np.float32), np.full(7, 3), options, jax.random.key(0))
     assert (words == words[:1]).all()
     assert 10 < (words[0] == 0).sum() < 54
-    free = encoder._words(
+    free = encoder.words(
         np.ones((5, 64), np.float32), np.full(7, 3), options._replace(variational=False), jax.random.key(0)
     )
     assert (free != free[:1]).any()

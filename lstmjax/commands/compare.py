@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from lstmjax import baselines, classify, metrics, reader, skipgram
+from lstmjax import baselines, classify, metrics, reader, skipgram, translate
 from lstmjax.commands.tasks import Task
 
 LINEAR = {  # by the name it has in a table: features and model
@@ -19,6 +19,8 @@ QUICK = ("TF-IDF + logistic regression",)
 
 def measure(model: Any) -> str:
     """The key of `evaluate` that a model is compared by."""
+    if isinstance(model, translate.Model):
+        return "bleu"
     if getattr(model.recipe, "target", "label") == "score" and hasattr(model, "span"):
         return "pearson"
     return "macro_f1" if model.recipe.several else "accuracy"
@@ -33,6 +35,10 @@ def baseline_scores(
     Raises:
       ImportError: scikit-learn is not there.
     """
+    if isinstance(model, translate.Model):
+        sources, targets, others, right = ([r[side] for r in part] for part in (training, test) for side in (0, 1))
+        remembered = baselines.memory(sources, targets, others)
+        return {"translation memory": translate.score(remembered, right, model.recipe.bleu)["bleu"]}
     if hasattr(model, "span"):
         return _of_pairs(model, training, test)
     inside = [[r for r in part if classify.labels_of(r) != (model.recipe.outside,)] for part in (training, dev, test)]

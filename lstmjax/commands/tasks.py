@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lstmjax import checkpoint, classify, datasets, match
+from lstmjax import checkpoint, classify, datasets, match, translate
 from lstmjax.recipe import File, Recipe, names, read
 
 
@@ -49,6 +49,17 @@ def _pairs(one, recipe, splits):
     return [[(*record[:2], record[field]) for record in records] for records in held]
 
 
+def _translations(one, recipe, splits):
+    held = list(datasets.load(one.name, *splits).values())
+    if not all(isinstance(records, list) and isinstance(records[0], datasets.Translation) for records in held):
+        raise ValueError(f"{one.name} ({one.task}) is no set of translations")
+    return [_turned(records, recipe) for records in held]
+
+
+def _turned(records, recipe):
+    return [tuple(record)[:: -1 if recipe.reverse else 1] for record in records]
+
+
 _CLASSIFY = Task(
     classify,
     Recipe(),
@@ -65,6 +76,28 @@ TASKS = {
         _pairs,
         lambda path, recipe: match.read(path, target=recipe.target),
         "text TAB text TAB label",
+    ),
+    "translate": Task(
+        translate,
+        Recipe(
+            members=1,
+            tokens="bpe",
+            vocabulary=4000,
+            embedding=128,
+            hidden=(128,),
+            decoder=(256,),
+            dropout=0.3,
+            recurrent=0.2,
+            variational=True,
+            smoothing=0.1,
+            learning_rate=1e-3,
+            average=0.999,
+            buckets=8,
+            best="loss",
+        ),
+        _translations,
+        lambda path, recipe: _turned(translate.read(path), recipe),
+        "source TAB target",
     ),
 }
 

@@ -87,7 +87,8 @@ def _records(console, options, task, data, recipe):
     """Train, dev and test records: of the embedded sample, a set, or files."""
     if data is None:
         if task.module is not classify:
-            raise ValueError("match needs --data: a set of pairs (data list), or a file of text TAB text TAB label")
+            name = task.module.__name__.rpartition(".")[2]
+            raise ValueError(f"{name} needs --data: a set (data list), or a file of {task.line}")
         console.print("Data: the embedded sample of reviews, half English, half Chinese", highlight=False)
         return tuple(classify.sample(part) for part in ("train", "dev", "test"))
     if data in datasets.names():
@@ -113,8 +114,9 @@ def _of_files(task, data, options, recipe):
 
 
 def _tenths(records, recipe):
-    """Pairs as train, dev and test, 80 / 10 / 10, in each label or, of scores, of all (`classify.split`)."""
-    marked = [(str(n), record[2] if recipe.target == "label" else "all") for n, record in enumerate(records)]
+    """Pairs as train, dev and test, 80 / 10 / 10, in each label or, where there are none, of all (`classify.split`)."""
+    labels = [record[2] if len(record) == 3 and recipe.target == "label" else "all" for record in records]
+    marked = [(str(n), label) for n, label in enumerate(labels)]
     return [[records[int(n)] for n, _ in part] for part in classify.split(marked, recipe.seed)]
 
 

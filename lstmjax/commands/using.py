@@ -1,14 +1,15 @@
-"""`predict`, `evaluate`, `search` and `explain`: what a saved model is for."""
+"""`predict`, `translate`, `evaluate`, `search` and `explain`: what a saved model is for."""
 
 import argparse
 import json
 import sys
+from itertools import islice
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from lstmjax import classify, datasets, explain, match
+from lstmjax import classify, datasets, explain, match, translate
 from lstmjax.commands.tasks import of_set, task_of
 from lstmjax.reader import lines_of
 
@@ -17,6 +18,8 @@ def predict(options: argparse.Namespace) -> int:
     """Label texts given as arguments, or line by line from standard input: `label TAB probability TAB text`. Pairs are
     two arguments, or lines of text TAB text; pairs with scores give `score TAB text TAB text`."""
     task = task_of(options.model)
+    if task.module is translate:
+        raise ValueError(f"{options.model} holds a translator: python -m lstmjax translate --model {options.model}")
     model = task.module.load(options.model)
     lines = [line.rstrip("\n") for line in sys.stdin if line.strip()] if not options.text else []
     if task.module is match:
@@ -34,6 +37,20 @@ def predict(options: argparse.Namespace) -> int:
             print(",".join(chosen) or "none", words, sep="\t")
         else:
             print(labels[0], f"{row.max():.4f}", words, sep="\t")
+    return 0
+
+
+def translations(options: argparse.Namespace) -> int:
+    """Translate texts given as arguments, or standard input line by line: a line out for each line in, as soon as a
+    batch is there; of a terminal a batch is a line."""
+    if task_of(options.model).module is not translate:
+        raise ValueError(f"{options.model} is no translator: translate needs a model of the task translate")
+    model = translate.load(options.model)
+    lines = iter(options.text or (line.rstrip("\r\n") for line in sys.stdin))
+    size = translate.AT_ONCE if options.text or not sys.stdin.isatty() else 1
+    how = {"width": options.beam, "length_penalty": options.length_penalty, "coverage": options.coverage}
+    while batch := list(islice(lines, size)):
+        print(*translate.translate(model, batch, **how), sep="\n", flush=True)
     return 0
 
 
@@ -86,7 +103,8 @@ def show(options: argparse.Namespace) -> int:
     else:
         if len(options.text) != 1:
             raise ValueError(f"explain needs one text, got {len(options.text)}")
-        found = explain.text(model, options.text[0])
+        of = explain.translation if task.module is translate else explain.text
+        found = of(model, options.text[0])
     explain.to_terminal(found, Console())
     if options.out:
         explain.to_file(found, options.out)
