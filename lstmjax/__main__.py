@@ -1,5 +1,4 @@
-"""The command line: `python -m lstmjax train | predict | roles | evaluate | explain | search | plot | data`, also
-installed as `lstmjax`."""
+"""The command line: `python -m lstmjax train | predict | ... | data`, also installed as `lstmjax`."""
 
 import argparse
 import sys
@@ -32,7 +31,10 @@ def _parser():
     command.set_defaults(run=training.train)
     command.add_argument("task", nargs="?", choices=tuple(TASKS), help="(default: that of the recipe, or classify)")
     command.add_argument(
-        "--data", metavar="SET", help="a set (data list), or a file: text TAB label; of match, text TAB text TAB label"
+        "--data",
+        metavar="SET",
+        help="a set (data list), or a file: text TAB label; of match text TAB text TAB label, of translate source TAB "
+        "target",
     )
     command.add_argument(
         "--config", metavar="RECIPE", help=f"a TOML file, or one that comes along: {', '.join(names())}"
@@ -74,6 +76,16 @@ def _parser():
     command.add_argument("--json", action="store_true", help="print a JSON object for each text")
     command.add_argument("text", nargs="*", help="texts; none: lines of standard input")
 
+    command = commands.add_parser("translate", help="translate texts, or lines of standard input, a line each")
+    command.set_defaults(run=using.translations)
+    command.add_argument("--model", metavar="DIR", required=True, help="one of the task translate")
+    command.add_argument(
+        "--beam", type=int, metavar="N", help="width of the search, 1 is greedy (default: the model's)"
+    )
+    command.add_argument("--length-penalty", type=float, metavar="X", help="(default: the model's)")
+    command.add_argument("--coverage", type=float, metavar="X", help="(default: the model's)")
+    command.add_argument("text", nargs="*", help="texts; none: lines of standard input")
+
     command = commands.add_parser("evaluate", help="measure a model on records")
     command.set_defaults(run=using.evaluate)
     command.add_argument("--model", metavar="DIR", required=True)
@@ -84,7 +96,7 @@ def _parser():
     command.set_defaults(run=using.show)
     command.add_argument("--model", metavar="DIR", required=True)
     command.add_argument("--out", metavar="FILE", help="a page or picture too: .html, .png, .svg, .pdf")
-    command.add_argument("text", nargs="+", help="a text; of a model of pairs, two")
+    command.add_argument("text", nargs="+", help="a text, to be translated by a translator; of a model of pairs, two")
 
     command = commands.add_parser("search", help="rank the lines of a file by how near they are to a text")
     command.set_defaults(run=using.search)

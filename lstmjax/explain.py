@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lstmjax import classify, match
+from lstmjax import classify, match, translate
 from lstmjax.layers import attend
-from lstmjax.models import classifier, encoder, matcher
+from lstmjax.models import classifier, encoder, matcher, seq2seq
 from lstmjax.recipe import options
 from lstmjax.sequence import trace
 
@@ -108,6 +108,40 @@ def pair(model: match.Model, first: str, second: str) -> Explanation:
 
         alignment = np.asarray(jax.vmap(inside)(model.params).mean(0))
     return Explanation(answer, unit, tuple(sides), alignment)
+
+
+def translation(model: translate.Model, words: str) -> Explanation:
+    """A text in the eyes of a translator: the translation and its words, and how much each looks at those of the text.
+
+    The effect of a word of the text is what log p of this translation loses when the word is unknown; that of a word of
+    the translation is its share of log p.
+
+    Raises:
+      TypeError: words that are no str. ValueError: no word.
+    """
+    ids, tokens = _read(model.source, words)
+    found = translate.translate(model, [words])[0]
+    target = translate.ids_of(model.target, found)
+
+    def of(ids):
+        n = len(ids)
+        sources = np.append(ids, np.zeros((n, 1), np.int32), 1)  # and its end
+        lengths = np.full(n, sources.shape[1], np.int32)
+        return seq2seq.Batch(sources, lengths, np.stack([target] * n), np.full(n, len(target), np.int32))
+
+    def inside(params):
+        of_words = jnp.take_along_axis(jax.nn.log_softmax(seq2seq.apply(params, of(ids[None]))[0]), target[:, None], -1)
+        return of_words[:, 0], seq2seq.attention(params, of(ids[None]))[0]
+
+    log_p = _with_each_left_out(
+        lambda rows, _: jax.vmap(lambda params: seq2seq.log_p(params, of(rows)))(model.params).mean(0), ids
+    )
+    of_words, attention = (np.asarray(part.mean(0)) for part in jax.vmap(inside)(model.params))
+    texts = (
+        Seen((*model.target.tokenise(found), "(end)"), of_words, {}),
+        Seen((*tokens, "(end)"), np.append(log_p[0] - log_p[1:], 0.0), {}),
+    )
+    return Explanation(found, "log p, or lost without the word", texts, attention)
 
 
 def to_terminal(found: Explanation, console: Any) -> None:

@@ -149,9 +149,6 @@ def in_batches(
 ) -> np.ndarray:
     """What `predict` gives for each of N texts, [k, N, ...] in the shape [k, ...] each.
 
-    Batches are powers of two wide and long, so that any number of texts of any length meets few shapes, each compiled
-    once.
-
     Args:
       lengths: of the texts, N.
       predict: a bucket and the size to fill it up to -> [k, size, ...].
@@ -215,6 +212,8 @@ def _begin(task, recipe):
 def _loss(params, batch, key, *, loss, recipe, apart):
     """The mean of the members' losses, each with dropout of its own."""
     keys = jax.random.split(key, recipe.members)
+    if recipe.members == 1:  # an axis of one is not free: XLA copies for the sake of its layout
+        return loss(jax.tree.map(lambda a: a[0], params), batch, keys[0], recipe)
     if apart:
         one = (loss(jax.tree.map(lambda a, m=m: a[m], params), batch, keys[m], recipe) for m in range(recipe.members))
         return sum(one) / recipe.members

@@ -1,6 +1,7 @@
 """How a text becomes ids: cut into words, looked up, and beside each word the pieces it is made of. NumPy only."""
 
 import json
+import unicodedata
 import zlib
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
@@ -12,7 +13,7 @@ import numpy as np
 from lstmjax import checks, text
 from lstmjax.text import BPE, Vocabulary
 
-TOKENS = ("words", "bpe")
+TOKENS = ("words", "bpe", "characters")
 MOST = 16  # pieces of a word; of longer ones the later are left out
 SIZES = (3, 4)  # characters of a piece
 
@@ -29,6 +30,7 @@ class Reader(NamedTuple):
     vocabulary: Vocabulary
     bpe: BPE | None = None
     pieces: int = 0  # ids that pieces are hashed to; 0: none
+    characters: bool = False  # whether a text is cut into characters, blanks among them
 
     @property
     def size(self) -> int:
@@ -36,8 +38,21 @@ class Reader(NamedTuple):
         return len(self.vocabulary) + self.pieces
 
     def tokenise(self, words: str) -> list[str]:
-        """The words of a text."""
+        """The words of a text; characters are left in their case and width, so that a text can be put together."""
+        if self.characters:
+            return list(" ".join(unicodedata.normalize("NFC", words).split()))
         return (self.bpe.tokenise if self.bpe else text.tokenise)(words)
+
+    def write(self, ids: Sequence[int] | np.ndarray) -> str:
+        """The text of ids of words.
+
+        >>> Reader(Vocabulary(["it", "works", "."])).write([2, 3, 4])
+        'it works.'
+        """
+        tokens = self.vocabulary.decode([int(n) for n in ids])
+        if self.characters:
+            return "".join(tokens).strip()
+        return self.bpe.join(tokens) if self.bpe else text.join(tokens)
 
     def read(self, words: str) -> np.ndarray:
         """The ids of a text.
@@ -73,6 +88,7 @@ class Reader(NamedTuple):
             "vocabulary": json.loads(self.vocabulary.to_json()),
             "bpe": json.loads(self.bpe.to_json()) if self.bpe else None,
             "pieces": self.pieces,
+            "characters": self.characters,
         }
 
     @classmethod
@@ -83,7 +99,8 @@ class Reader(NamedTuple):
           KeyError, TypeError, ValueError: something else.
         """
         bpe = BPE.from_json(json.dumps(held["bpe"])) if held["bpe"] else None
-        return cls(Vocabulary(held["vocabulary"]["words"]), bpe, checks.size("pieces", held["pieces"], least=0))
+        pieces = checks.size("pieces", held["pieces"], least=0)
+        return cls(Vocabulary(held["vocabulary"]["words"]), bpe, pieces, bool(held.get("characters", False)))
 
 
 def learn(
@@ -93,7 +110,7 @@ def learn(
 
     Args:
       texts: those for training.
-      tokens: "words" (`text.tokenise`) or "bpe", subwords by byte-pair encoding.
+      tokens: "words" (`text.tokenise`), "bpe", subwords by byte-pair encoding, or "characters".
       size, min_count: of the vocabulary, as in `Vocabulary.count`.
       pieces: ids that pieces of words are hashed to; 0: none.
 
@@ -106,9 +123,8 @@ def learn(
     """
     texts = list(texts)
     checks.one_of("tokens", tokens, TOKENS)
-    reader = Reader(
-        Vocabulary(()), BPE.train(texts, size) if tokens == "bpe" else None, checks.size("pieces", pieces, least=0)
-    )
+    bpe = BPE.train(texts, size) if tokens == "bpe" else None
+    reader = Reader(Vocabulary(()), bpe, checks.size("pieces", pieces, least=0), tokens == "characters")
     cut = [reader.tokenise(words) for words in texts]
     reader = reader._replace(vocabulary=Vocabulary.count(cut, size=size, min_count=min_count))
     return reader, [reader.encode(tokens) for tokens in cut]

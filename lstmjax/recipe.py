@@ -1,13 +1,12 @@
 """What decides a training run beside its data, and the files that say it: one TOML file for each published result."""
 
 import tomllib
-from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from lstmjax import checks
-from lstmjax.models import classifier, encoder, matcher
+from lstmjax.models import classifier, encoder, matcher, seq2seq
 from lstmjax.reader import TOKENS
 
 
@@ -15,7 +14,7 @@ class Recipe(NamedTuple):
     """Everything that decides a training run, beside the data."""
 
     members: int = 5  # models trained side by side by vmap, whose probabilities are averaged
-    tokens: str = "words"  # or "bpe"
+    tokens: str = "words"  # or "bpe", or "characters"
     vocabulary: int = 20000
     min_count: int = 1
     pieces: int = 0  # ids that pieces of words are hashed to (`reader.Reader`); 0: words only
@@ -52,11 +51,26 @@ class Recipe(NamedTuple):
     best: str = "measure"  # which epoch is kept: of the best measure on dev, or of the least "loss"
     seed: int = 0  # of the weights and of dropout
     order: int = 0  # seed of the order of batches
+    reverse: bool = False  # translate: from the second language of the data into the first
+    shared: bool = False  # translate: one vocabulary, and one table of vectors, for both languages
+    target_tokens: str = ""  # translate: tokens of the target; "": as `tokens`
+    target_vocabulary: int = 0  # translate: vocabulary of the target; 0: as `vocabulary`
+    decoder: tuple[int, ...] = (64,)  # translate: units of each layer of the decoder
+    attention: str = "general"  # translate: one of `seq2seq.ATTENTIONS`
+    feeding: bool = True  # translate: input feeding, and the other options of `seq2seq.init`
+    tied: bool = True
+    lexical: bool = False
+    sampling: float = 0.0  # translate: share of tokens put in that are the model's own in training
+    beam: int = 5  # translate: width of the search; 1 is greedy
+    length_penalty: float = 1.0  # translate: of the search (`decoding.beam`)
+    coverage: float = 0.0  # translate: weight of `decoding.coverage` in the search
+    bleu: str = "13a"  # translate: how sacrebleu cuts words; "none" for texts that are cut, "zh", "char"
 
 
 # What a sweep may vary, by the names of the command line: numbers that change no shape.
 SWEPT = ("learning_rate", "weight_decay", "clip", "dropout", "recurrent", "word_dropout", "smoothing", "seed")
 TARGETS = ("label", "score")
+BLEUS = ("13a", "none", "zh", "char")
 
 
 class File(NamedTuple):
@@ -121,15 +135,21 @@ def checked(recipe: Recipe) -> Recipe:
     sizes = ("members", "vocabulary", "min_count", "embedding", "width", "batch_size", "buckets", "epochs", "patience")
     for name in sizes:
         checks.size(name, getattr(recipe, name))
-    for name in ("pieces", "reach", "seed", "order"):
+    checks.one_of("target_tokens", recipe.target_tokens, ("", *TOKENS))
+    checks.one_of("attention", recipe.attention, seq2seq.ATTENTIONS)
+    checks.one_of("bleu", recipe.bleu, BLEUS)
+    checks.size("beam", recipe.beam)
+    encoder.widths_of(recipe.decoder)
+    for name in ("pieces", "reach", "seed", "order", "target_vocabulary"):
         checks.size(name, getattr(recipe, name), least=0)
     for name in ("learning_rate", "clip"):
         checks.positive(name, getattr(recipe, name))
-    for name in ("dropout", "recurrent", "word_dropout", "smoothing", "average"):
+    for name in ("dropout", "recurrent", "word_dropout", "smoothing", "average", "sampling"):
         checks.rate(name, getattr(recipe, name))
-    for name in ("tune_vectors", "bidirectional", "several", "variational", "overlap", "highway", "linear_part"):
+    flags = ("tune_vectors", "bidirectional", "several", "variational", "overlap", "highway", "linear_part")
+    for name in (*flags, "reverse", "shared", "feeding", "tied", "lexical"):
         checks.flag(name, getattr(recipe, name))
-    for name in ("weight_decay", "balance"):
+    for name in ("weight_decay", "balance", "length_penalty", "coverage"):
         checks.finite(name, getattr(recipe, name))
         if getattr(recipe, name) < 0:
             raise ValueError(f"{name} should be a number of at least 0, got {getattr(recipe, name)}")
@@ -154,5 +174,5 @@ def from_json(held: dict[str, Any]) -> Recipe:
     Raises:
       TypeError, ValueError: something else.
     """
-    hidden: Sequence[int] = held.get("hidden", ())
-    return checked(Recipe(**held | {"hidden": tuple(hidden)}))
+    fields: dict[str, Any] = {name: tuple(x) if isinstance(x, list) else x for name, x in held.items()}
+    return checked(Recipe(**fields))

@@ -71,6 +71,20 @@ def tokenise(text: str) -> list[str]:
     return _TOKEN.findall(normalise(text))
 
 
+_CLOSE = re.compile(r" (?=[.,!?;:%)\]}…。、，．！？；：）」』】》])|(?<=[(\[{（「『【《]) ")
+_APART = re.compile(f"(?<=[{_SINGLE}。、，！？…]) (?=[{_SINGLE}])")
+
+
+def join(tokens: Sequence[str]) -> str:
+    """A text of words and marks, with blanks where most scripts have them: none before a mark that closes, nor between
+    Chinese characters or Japanese kana.
+
+    >>> join(["it", "isn't", "bad", ",", "真", "的", "不", "错", "!"])
+    "it isn't bad, 真的不错!"
+    """
+    return _APART.sub("", _CLOSE.sub("", " ".join(tokens)))
+
+
 class Vocabulary:
     """Words and their ids: 0 is padding, 1 is any unknown word, the rest as given.
 
@@ -281,6 +295,10 @@ class BPE:
     def tokenise(self, text: str) -> list[str]:
         """The subwords of `text`; a subword that begins a word begins with a low line."""
         return self.tokenizer.encode(text).tokens
+
+    def join(self, tokens: Sequence[str]) -> str:
+        """The text of subwords."""
+        return "".join(tokens).replace("\u2581", " ").strip()
 
     def to_json(self) -> str:
         """All of it as JSON text."""

@@ -89,6 +89,7 @@ ROWS = {
     "classify": 18,
     "match": 18,
     "tag": 18,
+    "translate": 18,
     "explain": 19,
     # the command line
     "commands/tasks": 20,

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from lstmjax import baselines, classify, match, metrics, reader, skipgram, tag
+from lstmjax import baselines, classify, match, metrics, reader, skipgram, tag, translate
 from lstmjax.commands.tasks import Task
 
 LINEAR = {  # by the name it has in a table: features and model
@@ -26,6 +26,10 @@ def baseline_scores(
     Raises:
       ImportError: scikit-learn is not there.
     """
+    if task.module is translate:
+        sources, targets, others, right = ([r[side] for r in part] for part in (training, test) for side in (0, 1))
+        remembered = baselines.memory(sources, targets, others)
+        return {"translation memory": translate.score(remembered, right, model.recipe.bleu)["bleu"]}
     if task.module is match:
         return _of_pairs(model, training, test)
     if task.module is tag:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lstmjax import checkpoint, classify, datasets, match, tag
+from lstmjax import checkpoint, classify, datasets, match, tag, translate
 from lstmjax.recipe import File, Recipe, names, read
 
 
@@ -67,8 +67,9 @@ def _frames(one, recipe, splits):
 
 
 def _split_pairs(records, recipe):
-    """In each label or, of scores, of all."""
-    marked = [(str(n), record[2] if recipe.target == "label" else "all") for n, record in enumerate(records)]
+    """In each label or, where there are none, of all."""
+    labels = [record[2] if len(record) == 3 and recipe.target == "label" else "all" for record in records]
+    marked = [(str(n), label) for n, label in enumerate(labels)]
     return [[records[int(n)] for n, _ in part] for part in classify.split(marked, recipe.seed)]
 
 
@@ -78,6 +79,17 @@ def _split_tagged(records, recipe):
     parts = classify.split([(n, "sentences") for n in sentences.values()], recipe.seed)
     chosen = [{n for n, _ in part} for part in parts]
     return [[record for record in records if sentences[record.words] in part] for part in chosen]
+
+
+def _translations(one, recipe, splits):
+    held = list(datasets.load(one.name, *splits).values())
+    if not all(isinstance(records, list) and isinstance(records[0], datasets.Translation) for records in held):
+        raise ValueError(f"{one.name} ({one.task}) is no set of translations")
+    return [_turned(records, recipe) for records in held]
+
+
+def _turned(records, recipe):
+    return [tuple(record)[:: -1 if recipe.reverse else 1] for record in records]
 
 
 _CLASSIFY = Task(
@@ -114,6 +126,29 @@ TASKS = {
         lambda path, recipe: tag.frames(datasets.roles(Path(path))),
         "columns of CoNLL-2005",
         _split_tagged,
+    ),
+    "translate": Task(
+        translate,
+        Recipe(
+            members=1,
+            tokens="bpe",
+            vocabulary=4000,
+            embedding=128,
+            hidden=(128,),
+            decoder=(256,),
+            dropout=0.3,
+            recurrent=0.2,
+            variational=True,
+            smoothing=0.1,
+            learning_rate=1e-3,
+            average=0.999,
+            buckets=8,
+            best="loss",
+        ),
+        _translations,
+        lambda path, recipe: _turned(translate.read(path), recipe),
+        "source TAB target",
+        _split_pairs,
     ),
 }
 

@@ -1,14 +1,15 @@
-"""`predict`, `evaluate`, `search` and `explain`: what a saved model is for."""
+"""`predict`, `translate`, `evaluate`, `search` and `explain`: what a saved model is for."""
 
 import argparse
 import json
 import sys
+from itertools import islice
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from lstmjax import classify, datasets, explain, match, spans, tag
+from lstmjax import classify, datasets, explain, match, spans, tag, translate
 from lstmjax.commands.tasks import of_set, task_of
 from lstmjax.reader import lines_of
 from lstmjax.text import treebank_words
@@ -19,6 +20,8 @@ def predict(options: argparse.Namespace) -> int:
     two arguments, or lines of text TAB text; pairs with scores give `score TAB text TAB text`. Spans are given as
     `label=words TAB ... TAB text`."""
     task = task_of(options.model)
+    if task.module is translate:
+        raise ValueError(f"{options.model} holds a translator: python -m lstmjax translate --model {options.model}")
     model = task.module.load(options.model)
     lines = [line.rstrip("\n") for line in sys.stdin if line.strip()] if not options.text else []
     if task.module is tag:
@@ -72,6 +75,20 @@ def _named(span, words):
     return f"{span.label}={' '.join(words[span.start : span.end])}"
 
 
+def translations(options: argparse.Namespace) -> int:
+    """Translate texts given as arguments, or standard input line by line: a line out for each line in, as soon as a
+    batch is there; of a terminal a batch is a line."""
+    if task_of(options.model).module is not translate:
+        raise ValueError(f"{options.model} is no translator: translate needs a model of the task translate")
+    model = translate.load(options.model)
+    lines = iter(options.text or (line.rstrip("\r\n") for line in sys.stdin))
+    size = translate.AT_ONCE if options.text or not sys.stdin.isatty() else 1
+    how = {"width": options.beam, "length_penalty": options.length_penalty, "coverage": options.coverage}
+    while batch := list(islice(lines, size)):
+        print(*translate.translate(model, batch, **how), sep="\n", flush=True)
+    return 0
+
+
 def evaluate(options: argparse.Namespace) -> int:
     """Measure a model on a file of records, or on the test split of a set."""
     task = task_of(options.model)
@@ -118,12 +135,15 @@ def show(options: argparse.Namespace) -> int:
         if len(options.text) != 2:
             raise ValueError(f"explain needs the two texts of a pair, got {len(options.text)}")
         found = explain.pair(model, *options.text)
-    elif task.module is not classify:
-        raise ValueError(f"{options.model} is neither a model of texts nor one of pairs: explain shows nothing of it")
+    elif task.module not in (classify, translate):
+        raise ValueError(
+            f"{options.model} is a model of another kind: explain shows models of texts, pairs, translations"
+        )
     else:
         if len(options.text) != 1:
             raise ValueError(f"explain needs one text, got {len(options.text)}")
-        found = explain.text(model, options.text[0])
+        of = explain.translation if task.module is translate else explain.text
+        found = of(model, options.text[0])
     explain.to_terminal(found, Console())
     if options.out:
         explain.to_file(found, options.out)

@@ -133,7 +133,7 @@ def states(
     >>> states(jnp.ones((9, 4)), layers, jnp.array([5, 7, 0]), jnp.array(2), Options(), None)[0].shape
     (3, 32)
     """
-    return _through(layers, _words(embedding, ids, options, key), length, options, key, **how)
+    return through(layers, words(embedding, ids, options, key), length, options, key, **how)
 
 
 def encode(
@@ -147,33 +147,47 @@ def encode(
     **how: Any,
 ) -> Array:
     """One sequence as a vector [H]: `states`, pooled, with dropout of that if there is a key."""
-    words = _words(embedding, ids, options, key)
-    xs, state = _through(layers, words, length, options, key, **how)
-    return dropout(_keys(key)[2], options.dropout, pool(query, options.pooling, xs, state, length, words))
+    vectors = words(embedding, ids, options, key)
+    xs, state = through(layers, vectors, length, options, key, **how)
+    return dropout(_keys(key)[2], options.dropout, pool(query, options.pooling, xs, state, length, vectors))
 
 
-def _words(embedding, ids, options, key):
-    """The vectors of the words, some of them unknown and some features dropped if there is a key."""
+def words(embedding: Array, ids: Array, options: Options, key: Array | None) -> Array:
+    """The vectors [T, E] of a sequence's words, some of them unknown and some features dropped if there is a key."""
     k_words, k_features, *_ = _keys(key)
     if key is not None:
         gone = jax.random.bernoulli(k_words, options.word_dropout, ids.shape[:1])
         unknown = jnp.full_like(ids, UNK) if ids.ndim == 1 else jnp.zeros_like(ids).at[:, 0].set(UNK)
         ids = jnp.where(gone.reshape(gone.shape + (1,) * (ids.ndim - 1)), unknown, ids)
-    return dropout(k_features, options.dropout, lookup(embedding, ids), shared=_shared(options))
+    return dropout(k_features, options.dropout, lookup(embedding, ids), shared=shared(options))
 
 
-def _through(layers, xs, length, options, key, **how):
-    """Vectors through the layers, with dropout between and within them if there is a key."""
+def through(
+    layers: tuple,
+    xs: Array,
+    length: Array | None,
+    options: Options,
+    key: Array | None,
+    begin: tuple | None = None,
+    **how: Any,
+) -> tuple[Array, Any]:
+    """Vectors [T, E] through the layers, with dropout between and within them if there is a key: what `states` gives.
+
+    Args:
+      begin: the initial state of each layer; None: zeros.
+    """
     state, dropped = None, None if key is None else Regularisers(recurrent=options.recurrent)
     for n, layer in enumerate(layers):
         k_between, k_within = (None, None) if key is None else jax.random.split(jax.random.fold_in(_keys(key)[3], n))
         if n > 0:
-            xs = dropout(k_between, options.dropout, xs, shared=_shared(options))
-        state, xs = run(layer, xs, lengths=length, regularisers=dropped, key=k_within, **how)
+            xs = dropout(k_between, options.dropout, xs, shared=shared(options))
+        first = None if begin is None else begin[n]
+        state, xs = run(layer, xs, first, lengths=length, regularisers=dropped, key=k_within, **how)
     return xs, state
 
 
-def _shared(options):
+def shared(options: Options) -> tuple[int, ...]:
+    """The axes of [T, E] along which the same features are dropped."""
     return (0,) if options.variational else ()
 
 

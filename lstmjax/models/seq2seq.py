@@ -1,0 +1,573 @@
+"""Sequences to sequences, such as translation: an encoder, and a decoder that attends to what the encoder gave.
+
+    h_t = LSTM([e_t; h~_{t-1}], h_{t-1}),   e_t the vector of token t - 1 of the target, h~ only where it is fed
+    a_t = softmax_s(score(h_t, m_s)),   c_t = sum_s a_ts m_s,   m_s what the encoder gave at word s
+    h~_t = tanh(W_c [c_t; h_t]),   p(token t) = softmax(W_s h~_t + b)
+
+The id 0, which is padding elsewhere, stands before and behind a target: `END`. A batch trains time first, with its axis
+within the loop over time; `encode` and `step` are written for one sequence, as `lstmjax.decoding` wants them.
+
+References: Luong et al. 2015, sections 3.1 (scores "dot" and "general") and 3.3 (input feeding); Bahdanau et al. 2015,
+section A.1.2 ("additive").
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from lstmjax import checks, sequence
+from lstmjax.cells.cell import How, recurrent
+from lstmjax.cells.lstm import LSTM, LSTMParams, LSTMState
+from lstmjax.cells.products import biased
+from lstmjax.layers import check_ids, dropout, embed, init_embedding, init_linear, linear
+from lstmjax.losses import cross_entropy
+from lstmjax.models import encoder
+from lstmjax.models.encoder import Options
+
+Array = jax.Array
+
+ATTENTIONS = ("dot", "general", "additive")
+END = 0
+
+
+class Attention(NamedTuple):
+    """Weights of the scores; those that are there say how scores are made:
+
+    dot: h . m,   general: h . (m W_m),   additive: v . tanh(h W_h + m W_m)
+    """
+
+    keys: Array | None = None  # W_m [F, H]
+    query: Array | None = None  # W_h [H, H]
+    v: Array | None = None  # [H]
+
+
+class Lexical(NamedTuple):
+    """Weights of a shortcut from the source words attended to, to the target words (Nguyen and Chiang 2018, section 4):
+
+    l_t = tanh(sum_s a_ts e_s),   logits_t += (tanh(l_t W) + l_t) W_l
+    """
+
+    hidden: Array  # W [E, E]
+    out: Array  # W_l [E, V]
+
+
+class Params(NamedTuple):
+    """Weights of a model that reads U words and writes V. The first layer of the decoder has E inputs, or E + H where
+    h~ is fed."""
+
+    embedding: Array  # [U, E], of the source
+    target: Array | None  # [V, E]; None: the source's
+    encoder: tuple  # layers or Bidirectional pairs, from E features to F
+    bridge: tuple  # of each layer of the decoder a Linear [F, 2H]: the state that it begins with
+    decoder: tuple  # LSTMParams, the last of H units
+    attention: Attention
+    combine: Array  # W_c [F + H, H]
+    bias: Array  # [V]
+    out: Array | None = None  # W_s [H, V]; None: the vectors of the target words
+    project: Array | None = None  # [H, E], before these where H is not E
+    lexical: Lexical | None = None
+
+
+class Batch(NamedTuple):
+    """A padded batch of pairs. A target ends with `END`, which counts in its length; a length of 0 leaves it out."""
+
+    source: Any  # int [B, S]
+    source_lengths: Any  # int [B]
+    target: Any  # int [B, T]
+    target_lengths: Any  # int [B]
+
+
+class Memory(NamedTuple):
+    """What there is of a source to attend to."""
+
+    values: Array  # m [S, F], 0 at padding
+    keys: Array  # [S, H], what a query meets
+    hidden: Array  # [S], what is added to scores: so little at padding that nothing is attended to there
+    words: Array | None  # [S, E], where there is a lexical shortcut
+
+
+class State(NamedTuple):
+    """Of the decoder, after a step."""
+
+    layers: tuple  # LSTMState of each
+    fed: Array  # h~ [H]; 0 before the first step
+    attention: Array  # [S], that each word got so far
+
+
+def init(
+    key: Array,
+    source: int,
+    target: int | None,
+    *,
+    embedding: int = 64,
+    hidden: int | tuple[int, ...] = 64,
+    decoder: int | tuple[int, ...] = 64,
+    attention: str = "general",
+    feeding: bool = True,
+    tied: bool = True,
+    lexical: bool = False,
+    bidirectional: bool = True,
+    dtype: DTypeLike = jnp.float32,
+) -> Params:
+    """Draw the weights.
+
+    Args:
+      key: PRNG key.
+      source: U, words that are read, padding (id 0) included.
+      target: V, words that are written, `END` (id 0) included; None: those of the source, one table for both.
+      embedding: E, features of a word.
+      hidden: units of each layer of the encoder, and of each direction.
+      decoder: units of each layer of the decoder.
+      attention: one of `ATTENTIONS`; "dot" needs a last layer of the decoder as wide as the encoder's outputs.
+      feeding: whether h~ goes into the next step.
+      tied: whether the softmax has the vectors of the target words, by a projection where widths differ (Press and Wolf
+        2017).
+      lexical: whether there is a shortcut from source words to target words.
+      bidirectional: whether each layer of the encoder is a pair of directions.
+
+    Raises:
+      TypeError, ValueError: naming the argument.
+
+    >>> params = init(jax.random.key(0), 100, 80, embedding=8, hidden=16, decoder=(16, 24))
+    >>> params.combine.shape, params.decoder[0].w_x.shape, params.project.shape
+    ((56, 24), (32, 64), (24, 8))
+    """
+    checks.key("key", key)
+    checks.one_of("attention", attention, ATTENTIONS)
+    source, target = checks.size("source", source), None if target is None else checks.size("target", target)
+    feeding, tied, lexical = (
+        checks.flag(name, given) for name, given in (("feeding", feeding), ("tied", tied), ("lexical", lexical))
+    )
+    keys, widths = jax.random.split(key, 12), encoder.widths_of(decoder)
+    last, dtype = widths[-1], checks.float_dtype("dtype", dtype)
+    layers, features = encoder.init_layers(
+        jax.random.split(keys[0], len(encoder.widths_of(hidden))),
+        embedding,
+        hidden,
+        bidirectional=bidirectional,
+        dtype=dtype,
+    )
+    if attention == "dot" and features != last:
+        raise ValueError(
+            f'attention = "dot" needs a decoder as wide as the outputs of the encoder, {features}, got {last}'
+        )
+    draw = partial(jax.nn.initializers.glorot_uniform(), dtype=dtype)
+    of_scores = Attention()
+    if attention != "dot":
+        of_scores = of_scores._replace(keys=draw(keys[1], (features, last)))
+    if attention == "additive":
+        of_scores = of_scores._replace(query=draw(keys[2], (last, last)), v=draw(keys[3], (last, 1))[:, 0])
+    stack, _ = encoder.init_layers(
+        jax.random.split(keys[4], len(widths)),
+        embedding + (last if feeding else 0),
+        widths,
+        bidirectional=False,
+        dtype=dtype,
+    )
+    words = source if target is None else target
+    return Params(
+        init_embedding(keys[5], source, embedding, dtype),
+        None if target is None else init_embedding(keys[6], target, embedding, dtype),
+        layers,
+        tuple(
+            init_linear(k, features, 2 * width, dtype)
+            for k, width in zip(jax.random.split(keys[7], len(widths)), widths, strict=True)
+        ),
+        stack,
+        of_scores,
+        draw(keys[8], (features + last, last)),
+        jnp.zeros(words, dtype),
+        None if tied else draw(keys[9], (last, words)),
+        draw(keys[10], (last, embedding)) if tied and last != embedding else None,
+        Lexical(*(draw(k, (embedding, n)) for k, n in zip(jax.random.split(keys[11]), (embedding, words), strict=True)))
+        if lexical
+        else None,
+    )
+
+
+def encode(
+    params: Params, ids: Array, length: Array, options: Options = Options(), key: Array | None = None
+) -> tuple[Memory, State]:
+    """Read a source: what a decoder attends to, and the state that it begins with.
+
+        h_0, c_0 = tanh(x_h), x_c,   [x_h; x_c] = B m + b,   m the last outputs of both directions
+
+    Args:
+      ids: int [S].
+      length: int scalar, the words before padding.
+      options: what is dropped, if there is a key.
+      key: PRNG key; None is deterministic.
+
+    Raises:
+      TypeError, ValueError: naming the argument.
+
+    >>> params = init(jax.random.key(0), 100, 80, hidden=16)
+    >>> memory, state = encode(params, jnp.array([5, 7, 0]), jnp.array(2))
+    >>> memory.values.shape, state.layers[0].h.shape
+    ((3, 32), (64,))
+    """
+    check_ids("ids", ids, len(params.embedding))
+    if ids.ndim != 1:
+        raise ValueError(f"ids should be [S], got shape {ids.shape}; map over a batch with vmap")
+    length = checks.lengths("length", length, (), len(ids))
+    k_layers, k_values = (None, None) if key is None else jax.random.split(key)
+    words = encoder.words(params.embedding, ids, options, k_layers)
+    values, last = encoder.through(params.encoder, words, length, options, k_layers)
+    end = encoder.pool(None, "last", values, last, length)
+    begin = []
+    for bridge in params.bridge:
+        h, c = jnp.split(linear(bridge, end), 2)
+        begin.append(LSTMState(jnp.tanh(h), c))
+    values = dropout(k_values, options.dropout, values, shared=encoder.shared(options))
+    keys = values if params.attention.keys is None else values @ params.attention.keys
+    there = jnp.arange(len(ids), dtype=length.dtype) < length
+    # Not -inf, of which the softmax of a source without words would be NaN.
+    hidden = jnp.where(there, 0, jnp.finfo(values.dtype).min / 2).astype(values.dtype)
+    state = State(tuple(begin), jnp.zeros(params.combine.shape[1], values.dtype), jnp.zeros_like(hidden))
+    return Memory(values, keys, hidden, None if params.lexical is None else words), state
+
+
+def step(params: Params, memory: Memory, state: State, token: Array) -> tuple[State, Array]:
+    """One token of the target: the step of `lstmjax.decoding`, given `partial(step, params, memory)`.
+
+    Args:
+      memory, state: from `encode`, the state later from here.
+      token: int scalar, the one before: `END` at the beginning.
+
+    Returns:
+      The state, and the logits [V] of the next token.
+
+    >>> from lstmjax import decoding
+    >>> params = init(jax.random.key(0), 100, 80, hidden=16)
+    >>> memory, state = encode(params, jnp.array([5, 7, 0]), jnp.array(2))
+    >>> decoding.greedy(partial(step, params, memory), state, start=END, end=END, steps=9).tokens.shape
+    (9,)
+    """
+    x = embed(_target(params), token)
+    weights, fixed, rows = _weights(params, memory), _fixed(params, memory), {"scores": memory.hidden}
+    if _feeds(params):
+        (layers, h), (_, attention), _ = _one(weights, fixed, (state.layers, state.fed), rows | _gates(params, x))
+    else:
+        layers, y = sequence.step(params.decoder, state.layers, x)
+        (h, attention), _ = _look(weights, fixed, rows, y)
+    named = None if memory.words is None else attention @ memory.words
+    return State(layers, h, state.attention + attention), _logits(params, h, named)
+
+
+def apply(
+    params: Params, batch: Batch, options: Options = Options(), key: Array | None = None, *, sampling: Any = 0.0
+) -> Array:
+    """The logits [B, T, V] of the target's tokens, each after those before it (teacher forcing).
+
+    Args:
+      batch: `Batch`.
+      options: what is dropped, if there is a key; `pooling` is not used.
+      key: PRNG key; None is deterministic.
+      sampling: with a key, the share of tokens put in that are drawn from the model's own p, of a run before this one
+        in which all are the target's; no gradient goes through the draw. 0 is teacher forcing.
+
+    Raises:
+      TypeError, ValueError: ids or lengths of another shape, dtype or range; a rate that is none.
+
+    References: Bengio et al. 2015, section 2.4 (sampling); Duckworth et al. 2019, section 3 (of all steps at once, so
+    that the softmax stays out of the loop).
+
+    >>> params = init(jax.random.key(0), 100, 80)
+    >>> apply(params, Batch(jnp.array([[5, 7]]), jnp.array([2]), jnp.array([[4, 9, END]]), jnp.array([3]))).shape
+    (1, 3, 80)
+    """
+    return jnp.swapaxes(_teach(params, batch, options, key, sampling)[0], 0, 1)
+
+
+def loss(
+    params: Params, batch: Batch, key: Array | None = None, *, options: Options = Options(), sampling: Any = 0.0
+) -> Array:
+    """The mean of -log p over the tokens of all targets, `END` among them; arguments as in `apply`.
+
+    >>> params = init(jax.random.key(0), 100, 80)
+    >>> loss(params, Batch(jnp.array([[5, 7]]), jnp.array([2]), jnp.array([[4, 9, END]]), jnp.array([3]))).shape
+    ()
+    """
+    logits = _teach(params, batch, options, key, sampling)[0]
+    labels, weights = jnp.swapaxes(batch.target, 0, 1), _there(batch).astype(logits.dtype)
+    return cross_entropy(logits, labels, weights, smoothing=options.smoothing)
+
+
+def log_p(params: Params, batch: Batch) -> Array:
+    """log p [B] of each target, `END` included.
+
+    >>> params = init(jax.random.key(0), 100, 80)
+    >>> log_p(params, Batch(jnp.array([[5, 7]]), jnp.array([2]), jnp.array([[4, END]]), jnp.array([2]))).shape
+    (1,)
+    """
+    found = jax.nn.log_softmax(_teach(params, batch, Options(), None, 0.0)[0])
+    of_tokens = jnp.take_along_axis(found, jnp.swapaxes(batch.target, 0, 1)[..., None], -1)[..., 0]
+    return jnp.where(_there(batch), of_tokens, 0).sum(0)
+
+
+def attention(params: Params, batch: Batch) -> Array:
+    """How much each token of the targets looks at each word of its source, [B, T, S]; arguments as in `apply`.
+
+    >>> params = init(jax.random.key(0), 100, 80)
+    >>> attention(params, Batch(jnp.array([[5, 7]]), jnp.array([2]), jnp.array([[4, END]]), jnp.array([2]))).shape
+    (1, 2, 2)
+    """
+    return jnp.swapaxes(_teach(params, batch, Options(), None, 0.0)[1], 0, 1)
+
+
+def _teach(params, batch, options, key, sampling):
+    """Logits [T, B, V] and attention [T, B, S]: time first, as the core has it."""
+    _check(params, batch, options)
+    if key is not None:
+        checks.key("key", key)
+    keys = None if key is None else jax.random.split(key, (2, len(batch.source)))
+    k_encoder, k_decoder = (None, None) if keys is None else keys
+    read = jax.vmap(lambda ids, n, key: encode(params, ids, n, options, key), (1, 0, None if key is None else 0))
+    memory, state = read(jnp.swapaxes(batch.source, 0, 1), batch.source_lengths, k_encoder)
+    targets = jnp.swapaxes(batch.target, 0, 1)
+    inputs = jnp.concatenate([jnp.full_like(targets[:1], END), targets[:-1]])
+
+    def decode(inputs):
+        h, weights = _decode(params, memory, state, inputs, batch.target_lengths, options, k_decoder)
+        named = None if memory.words is None else jnp.einsum("tbs,bse->tbe", weights, memory.words)
+        return _logits(params, h, named), weights
+
+    sampling = checks.rate("sampling", sampling)
+    if key is not None and not (isinstance(sampling, float) and sampling == 0):
+        k_which, k_drawn = jax.random.split(jax.random.fold_in(key, 1))
+        drawn = jax.random.categorical(k_drawn, jax.lax.stop_gradient(decode(inputs)[0])).astype(inputs.dtype)
+        own = jax.random.bernoulli(k_which, sampling, inputs[1:].shape)
+        inputs = inputs.at[1:].set(jnp.where(own, drawn[:-1], inputs[1:]))
+    return decode(inputs)
+
+
+def _decode(params, memory, state, inputs, lengths, options, keys):
+    """h~ [T, B, H], with dropout, and attention [T, B, S] of the tokens that are put in, int [T, B].
+
+    Args:
+      memory, state: with a leading axis B.
+      keys: [B], or None.
+    """
+    of_keys = None if keys is None else 0
+    if keys is None:
+        k_words = k_layers = k_out = None
+    else:
+        k_words, k_layers, k_out = jnp.moveaxis(jax.vmap(lambda key: jax.random.split(key, 3))(keys), 1, 0)
+    words = jax.vmap(lambda ids, key: encoder.words(_target(params), ids, options, key), (1, of_keys), 1)
+    xs = words(inputs, k_words)
+    if _feeds(params):
+        h, attention = _fed(params, memory, state, xs, options, k_layers)
+    else:
+
+        def one(memory, begin, xs, n, key):
+            ys, _ = encoder.through(params.decoder, xs, n, options, key, begin)
+            look = partial(_look, _weights(params, memory), _fixed(params, memory), {"scores": memory.hidden})
+            return jax.vmap(look)(ys)[0]
+
+        h, attention = jax.vmap(one, (0, 0, 1, 0, of_keys), 1)(memory, state.layers, xs, lengths, k_layers)
+    drop = jax.vmap(lambda h, key: dropout(key, options.dropout, h, shared=encoder.shared(options)), (1, of_keys), 1)
+    return drop(h, k_out), attention
+
+
+def _fed(params, memory, state, xs, options, keys):
+    """h~ [T, B, H] and attention [T, B, S] over the vectors of tokens [T, B, E], where h~ goes into the next step."""
+    steps, size = xs.shape[:2]
+    masks = jax.vmap(lambda _, key: _masks(params, steps, options, key, xs.dtype), (0, None if keys is None else 0))
+    between, of_layers, of_fed = masks(state.fed, keys)
+    weights = _weights(params, memory)
+    fixed = _fixed(params, memory)._replace(layers=of_layers, fed=of_fed)
+    rows = {name: jnp.moveaxis(mask, 0, 1) for name, mask in between.items()} | _gates(params, xs)
+    # A row for each product that a step makes, of zeros too: its gradient is that of the product.
+    rows["scores"] = jnp.broadcast_to(memory.hidden, (steps, *memory.hidden.shape))
+    for name in weights.keys() - rows.keys():
+        rows[name] = jnp.zeros((steps, size, weights[name][0].shape[-1]), xs.dtype)
+    return _unroll(weights, fixed, (state.layers, state.fed), rows)
+
+
+@jax.custom_vjp
+def _unroll(weights, fixed, carry, rows):
+    """The loop over time of `_one` on a batch: h~ [T, B, H] and attention [T, B, S].
+
+    JAX would add the gradient of each weight up in the loop that goes backward, a pass over the weight at every step.
+    Of z = u w + r the gradients are dr = dz and dw = u^T dz, so the rows r that come from outside bring dz out of the
+    loop, and dw is one product over all steps after it.
+
+    Args:
+      weights: by the name of a product, those that it sums over; [U, Z], or [B, U, Z] if each sequence has its own.
+      fixed: `_Fixed`.
+      carry: states of the layers and h~.
+      rows: by the name of a product, what is added to it, [T, B, Z].
+    """
+    return _loop(weights, fixed, carry, rows)[0]
+
+
+def _loop(weights, fixed, carry, rows):
+    """h~ and attention, and what each product was made of, over time."""
+    own = jax.tree.map(lambda w: None if w.ndim == 2 else 0, weights)
+    fixed_axes: Any = _Fixed(0, None, 0, 0)  # type: ignore[arg-type]
+    one = jax.vmap(_one, (own, fixed_axes, 0, 0))
+
+    def body(carry, row):
+        carry, found, inputs = one(weights, fixed, carry, row)
+        return carry, (found, inputs)
+
+    return jax.lax.scan(body, carry, rows)[1]
+
+
+def _forward(weights, fixed, carry, rows):
+    found, backward, inputs = jax.vjp(partial(_loop, weights), fixed, carry, rows, has_aux=True)
+    return found, (backward, inputs, weights)
+
+
+def _backward(held, gradient):
+    backward, inputs, weights = held
+    fixed, carry, rows = backward(gradient)
+
+    def of(w, u, dz):
+        return jnp.einsum("tbu,tbz->uz" if w.ndim == 2 else "tbu,tbz->buz", u, dz)
+
+    products = {
+        name: tuple(of(w, u, rows[name]) for w, u in zip(ws, inputs[name], strict=True)) for name, ws in weights.items()
+    }
+    return products, fixed, carry, rows
+
+
+_unroll.defvjp(_forward, _backward)
+
+
+class _Fixed(NamedTuple):
+    """What is the same at every step of a sequence, beside the weights of products."""
+
+    keys: Array | None = None  # "additive": [S, H]
+    v: Array | None = None  # "additive": [H]
+    layers: tuple | None = None  # of each layer, what h is multiplied by before it meets weights, [H] or None
+    fed: Array | None = None  # h~ likewise, [H]
+
+
+def _fixed(params, memory):
+    return _Fixed() if params.attention.v is None else _Fixed(memory.keys, params.attention.v)
+
+
+def _weights(params, memory):
+    """The weights of the products of a step, by name. What is attended to is one: that of the attention with it."""
+    weights: dict[str, tuple] = {"context": (memory.values,), "combine": (params.combine,)}
+    if params.attention.v is None:
+        weights["scores"] = (jnp.swapaxes(memory.keys, -1, -2),)
+    else:
+        weights["query"] = (params.attention.query,)
+    if _feeds(params):
+        features = params.embedding.shape[1]
+        for n, layer in enumerate(params.decoder):
+            weights[f"gates{n}"] = (layer.w_x[features:] if n == 0 else layer.w_x, layer.w_h)
+    return weights
+
+
+def _gates(params, xs):
+    """What is added to the gates of each layer: of the first, all that does not depend on the step before."""
+    first, *others = params.decoder
+    of_x = xs @ first.w_x[: xs.shape[-1]]
+    rows = {"gates0": biased(of_x, first.b)}
+    return rows | {
+        f"gates{n}": jnp.broadcast_to(layer.b, (*xs.shape[:-1], *layer.b.shape))
+        for n, layer in enumerate(others, start=1)
+    }
+
+
+def _masks(params, steps, options, key, dtype):
+    """Of one sequence what is dropped between the layers [T, H] by name, of h in each layer [H], and of h~ [H]."""
+    widths = [layer.w_h.shape[0] for layer in params.decoder]
+    if key is None:
+        return {}, None, None
+    keys, k_fed = jax.random.split(key, (2, len(widths))), jax.random.fold_in(key, 0)
+    between = {
+        f"between{n}": jnp.broadcast_to(
+            dropout(k, options.dropout, jnp.ones((steps, width), dtype), shared=encoder.shared(options)), (steps, width)
+        )
+        for n, (k, width) in enumerate(zip(keys[0, 1:], widths[:-1], strict=True), start=1)
+    }
+    of_layers = tuple(
+        dropout(k, options.recurrent, jnp.ones(width, dtype)) for k, width in zip(keys[1], widths, strict=True)
+    )
+    return between, of_layers, dropout(k_fed, options.recurrent, jnp.ones(widths[-1], dtype))
+
+
+def _one(weights, fixed, carry, rows):
+    """A step of one sequence: (states, h~), (h~, attention), and what each product was made of."""
+    states, fed = carry
+    fixed = fixed._replace(layers=jax.lax.stop_gradient(fixed.layers), fed=jax.lax.stop_gradient(fixed.fed))
+    x, after, inputs = fed if fixed.fed is None else fed * fixed.fed, [], {}
+    for n, state in enumerate(states):
+        if f"between{n}" in rows:
+            x = x * jax.lax.stop_gradient(rows[f"between{n}"])
+        name, how = f"gates{n}", How(recurrent=None if fixed.layers is None else fixed.layers[n])
+        inputs[name] = (x, recurrent(state, how))
+        w_x, w_h = weights[name]
+        state, _ = LSTM.advance(LSTMParams(w_x, w_h, rows[name]), state, x, how)
+        after.append(state)
+        x = state.h.astype(fed.dtype)
+    found, others = _look(weights, fixed, rows, x)
+    return (tuple(after), found[0]), found, inputs | others
+
+
+def _look(weights, fixed, rows, h):
+    """What is made of the h [H] of one step: (h~, attention), and what each product was made of."""
+    inputs = {}
+
+    def product(name, u):
+        inputs[name] = (u,)
+        z = u @ weights[name][0]
+        return z + rows[name] if name in rows else z
+
+    if fixed.v is None:
+        scores = product("scores", h)
+    else:
+        scores = jnp.tanh(fixed.keys + product("query", h)[None]) @ fixed.v + rows["scores"]
+    attention = jax.nn.softmax(scores)
+    context = product("context", attention)
+    return (jnp.tanh(product("combine", jnp.concatenate([context, h]))), attention), inputs
+
+
+def _logits(params, h, named):
+    """The logits [..., V] of h~ [..., H]; `named` is the mean of the source words attended to, [..., E]."""
+    if params.project is not None:
+        h = h @ params.project
+    logits = biased(h @ (_target(params).T if params.out is None else params.out), params.bias)
+    if named is None:
+        return logits
+    lexical = jnp.tanh(named)
+    return logits + (jnp.tanh(lexical @ params.lexical.hidden) + lexical) @ params.lexical.out
+
+
+def _target(params):
+    return params.embedding if params.target is None else params.target
+
+
+def _feeds(params):
+    return params.decoder[0].w_x.shape[-2] > params.embedding.shape[-1]
+
+
+def _there(batch):
+    """bool [T, B]: which tokens of the targets are no padding."""
+    steps = jax.lax.broadcasted_iota(jnp.int32, batch.target.shape[::-1], 0)
+    return steps < jnp.asarray(batch.target_lengths, jnp.int32)[None]
+
+
+def _check(params, batch, options):
+    for name, ids, lengths, table in (
+        ("source", batch.source, batch.source_lengths, params.embedding),
+        ("target", batch.target, batch.target_lengths, _target(params)),
+    ):
+        check_ids(f"batch.{name}", ids, len(table))
+        if ids.ndim != 2:
+            raise ValueError(f"batch.{name} should be [B, T], got shape {ids.shape}")
+        checks.lengths(f"batch.{name}_lengths", lengths, ids.shape[:1], ids.shape[1])
+    if len(batch.source) != len(batch.target):
+        raise ValueError(
+            f"batch should hold as many sources as targets, got {len(batch.source)} and {len(batch.target)}"
+        )
+    for name in ("dropout", "word_dropout", "recurrent"):
+        checks.rate(f"options.{name}", getattr(options, name))
+    checks.flag("options.variational", options.variational)

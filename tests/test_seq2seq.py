@@ -1,0 +1,337 @@
+"""Models of sequence to sequence: against NumPy, a step at a time, blind to padding, with gradients of their own."""
+
+import itertools
+from functools import partial
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lstmjax import decoding
+from lstmjax.models import seq2seq
+from lstmjax.models.encoder import Options
+from lstmjax.models.seq2seq import END, Batch
+from tests.problems import QUICK
+
+BATCH = Batch(
+    np.array([[5, 7, 3, 0], [2, 0, 9, 9], [4, 4, 9, 8]], np.int32),
+    np.array([3, 1, 4], np.int32),
+    np.array([[3, 6, END, 7, 7], [2, 5, 5, 1, END], [END, 6, 6, 6, 6]], np.int32),
+    np.array([3, 5, 1], np.int32),
+)
+NOISE = Options(dropout=0.3, word_dropout=0.2, recurrent=0.3, variational=True)
+
+# Every weight that may be there or not is, and is not, in one of these.
+MODELS = {
+    "dot": dict(attention="dot", hidden=3, decoder=6, feeding=False),
+    "dot, fed": dict(attention="dot", hidden=(4, 3), decoder=6, lexical=True),
+    "general": dict(hidden=4, decoder=(5, 7), feeding=False, tied=False, lexical=True),
+    "general, fed": dict(hidden=(3, 4), decoder=(5, 7)),
+    "additive": dict(attention="additive", hidden=4, decoder=5, feeding=False),
+    "additive, fed": dict(attention="additive", hidden=4, decoder=(6, 5), tied=False, bidirectional=False),
+    "shared": dict(hidden=4, decoder=5, target=None),
+}
+
+
+def model(name, key=0, **changes):
+    how = {"target": 8, "embedding": 5} | MODELS[name] | changes
+    params = seq2seq.init(jax.random.key(key), 12, **how)
+    # Biases of zero would hide a bias that is left out.
+    return params._replace(bias=jax.random.normal(jax.random.key(9), params.bias.shape, params.bias.dtype))
+
+
+def slow(params, source, target):
+    """Logits [T, V] and attention [T, S] of one pair without padding, in float64 and loops."""
+    p = jax.tree.map(lambda a: np.asarray(a, np.float64), params)
+
+    def sigmoid(x):
+        return 1 / (1 + np.exp(-x))
+
+    def cell(layer, h, c, x):
+        i, f, g, o = np.split(x @ layer.w_x + h @ layer.w_h + layer.b, 4)
+        c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+        return sigmoid(o) * np.tanh(c), c
+
+    def layer_of(layer, xs):
+        h = c = np.zeros(len(layer.w_h))
+        ys = []
+        for x in xs:
+            h, c = cell(layer, h, c, x)
+            ys.append(h)
+        return np.array(ys)
+
+    words = p.embedding[source]
+    values = words
+    for layer in p.encoder:
+        if hasattr(layer, "forward"):
+            there, back = layer_of(layer.forward, values), layer_of(layer.backward, values[::-1])[::-1]
+            values, end = np.concatenate([there, back], 1), np.concatenate([there[-1], back[0]])
+        else:
+            values = layer_of(layer, values)
+            end = values[-1]
+    states = []
+    for bridge in p.bridge:
+        h, c = np.split(end @ bridge.w + bridge.b, 2)
+        states.append((np.tanh(h), c))
+    table = p.embedding if p.target is None else p.target
+    fed, logits, attention = np.zeros(p.combine.shape[1]), [], []
+    for token in [END, *target[:-1]]:
+        x = table[token]
+        if p.decoder[0].w_x.shape[0] > len(x):
+            x = np.concatenate([x, fed])
+        for n, layer in enumerate(p.decoder):
+            states[n] = cell(layer, *states[n], x)
+            x = states[n][0]
+        if p.attention.v is not None:
+            scores = [np.tanh(x @ p.attention.query + m @ p.attention.keys) @ p.attention.v for m in values]
+        elif p.attention.keys is not None:
+            scores = [x @ (m @ p.attention.keys) for m in values]
+        else:
+            scores = [x @ m for m in values]
+        a = np.exp(scores) / np.exp(scores).sum()
+        fed = np.tanh(np.concatenate([a @ values, x]) @ p.combine)
+        out = fed if p.project is None else fed @ p.project
+        row = out @ (table.T if p.out is None else p.out) + p.bias
+        if p.lexical is not None:
+            named = np.tanh(a @ words)
+            row = row + (np.tanh(named @ p.lexical.hidden) + named) @ p.lexical.out
+        logits.append(row)
+        attention.append(a)
+    return np.array(logits), np.array(attention)
+
+
+_taught = jax.jit(seq2seq._teach, static_argnums=(2, 4), compiler_options=QUICK)  # one program for two tests
+
+
+def rows(batch=BATCH):
+    """The pairs without padding."""
+    for source, n, target, m in zip(*batch, strict=True):
+        yield source[:n], target[:m]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_it_is_its_equations(name):
+    params = model(name)
+    found, attention = (jnp.swapaxes(part, 0, 1) for part in _taught(params, BATCH, Options(), None, 0.0))
+    for k, (source, target) in enumerate(rows()):
+        logits, looks = slow(params, source, target)
+        np.testing.assert_allclose(found[k, : len(target)], logits, atol=1e-5)
+        np.testing.assert_allclose(attention[k, : len(target), : len(source)], looks, atol=1e-6)
+        assert (attention[k, :, len(source) :] == 0).all()
+
+
+def test_what_is_made_of_logits():
+    params = model("dot")
+    total = 0.0
+    found, log_p = seq2seq.apply(params, BATCH), seq2seq.log_p(params, BATCH)
+    for k, (source, target) in enumerate(rows()):
+        logits, _ = slow(params, source, target)
+        np.testing.assert_allclose(found[k, : len(target)], logits, atol=1e-5)
+        p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+        each = np.log(p[np.arange(len(target)), target])
+        np.testing.assert_allclose(log_p[k], each.sum(), rtol=1e-5)
+        total += each.sum()
+    np.testing.assert_allclose(seq2seq.loss(params, BATCH), -total / 9, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_step_at_a_time_is_the_same(name):
+    params = model(name)
+    together, looks = (jnp.swapaxes(part, 0, 1) for part in _taught(params, BATCH, Options(), None, 0.0))
+    step = jax.jit(seq2seq.step, compiler_options=QUICK)
+    for k, (_, target) in enumerate(rows()):
+        memory, state = seq2seq.encode(params, jnp.asarray(BATCH.source[k]), jnp.asarray(BATCH.source_lengths[k]))
+        for t, token in enumerate([END, *target[:-1]]):
+            state, logits = step(params, memory, state, jnp.int32(token))
+            np.testing.assert_allclose(logits, together[k, t], atol=1e-5)
+            np.testing.assert_allclose(state.attention, looks[k, : t + 1].sum(0), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["dot", "general, fed", "additive, fed"])
+def test_padding_changes_nothing(name):
+    params = model(name)
+    value = jax.jit(jax.value_and_grad(seq2seq.loss), compiler_options=QUICK)
+    wider = Batch(
+        np.pad(BATCH.source, ((0, 0), (0, 3)), constant_values=11),
+        BATCH.source_lengths,
+        np.pad(BATCH.target, ((0, 0), (0, 2)), constant_values=6),
+        BATCH.target_lengths,
+    )
+    more = jax.tree.map(lambda a: np.concatenate([a, np.zeros_like(a)]), BATCH)  # and pairs without words
+    for other in (wider, more):
+        chex.assert_trees_all_close(value(params, other), value(params, BATCH), atol=1e-6)
+    chex.assert_tree_all_finite(value(params, more))
+
+
+@pytest.mark.parametrize("name", ["dot, fed", "general, fed", "additive, fed", "general"])
+def test_gradients_by_differences(name, x64):
+    """Along a random line through all weights, with dropout at work."""
+    params, key = model(name, dtype="float64"), jax.random.key(3)
+    plain = partial(seq2seq.loss, options=NOISE._replace(variational=False))
+    loss = jax.jit(plain, compiler_options=QUICK)
+    gradient = jax.jit(jax.grad(plain), compiler_options=QUICK)(params, BATCH, key)
+    leaves, tree = jax.tree.flatten(params)
+    for field in (None, *params._fields):
+        line = [jax.random.normal(jax.random.key(n), a.shape, a.dtype) for n, a in enumerate(leaves)]
+        line = jax.tree.unflatten(tree, line)
+        if field is not None:  # this weight alone
+            line = jax.tree.map(jnp.zeros_like, line)._replace(**{field: getattr(line, field)})
+        ahead, behind = (jax.tree.map(lambda a, d, s=s: a + s * 1e-5 * d, params, line) for s in (1, -1))
+        slope = (loss(ahead, BATCH, key) - loss(behind, BATCH, key)) / 2e-5
+        along = sum((g * d).sum() for g, d in zip(jax.tree.leaves(gradient), jax.tree.leaves(line), strict=True))
+        np.testing.assert_allclose(along, slope, rtol=1e-5, atol=1e-8)
+
+
+def _carried(function, *args):
+    """The shapes that the loops of a function carry."""
+    found = set()
+
+    def walk(jaxpr):
+        for equation in jaxpr.eqns:
+            if equation.primitive.name == "scan":
+                first, n = equation.params["num_consts"], equation.params["num_carry"]
+                found.update(v.aval.shape for v in equation.invars[first : first + n])
+            for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")):
+                walk(inner) if hasattr(inner, "eqns") else walk(inner.jaxpr) if hasattr(inner, "jaxpr") else None
+
+    walk(jax.make_jaxpr(function)(*args).jaxpr)
+    return found
+
+
+def test_no_gradient_of_a_weight_is_carried_by_the_loop(monkeypatch):
+    params = model("general, fed")
+    weights = {params.combine.shape, params.decoder[1].w_x.shape, params.decoder[1].w_h.shape}
+    held = {(3, 4, 8), (3, 7, 4)}  # what is attended to, and its keys
+    assert not _carried(jax.grad(seq2seq.loss), params, BATCH) & (weights | held)
+    monkeypatch.setattr(seq2seq, "_unroll", lambda *args: seq2seq._loop(*args)[0])
+    assert _carried(jax.grad(seq2seq.loss), params, BATCH) >= weights
+
+
+@pytest.mark.parametrize("name", ["general", "additive, fed"])
+def test_models_side_by_side_are_each_alone(name):
+    keys = jax.random.split(jax.random.key(1), 2)
+    how = {"target": 8, "embedding": 5} | MODELS[name]
+    both = jax.vmap(lambda key: seq2seq.init(key, 12, **how))(keys)
+    value = jax.value_and_grad(lambda params, key: seq2seq.loss(params, BATCH, key, options=NOISE))
+    together = jax.jit(jax.vmap(value), compiler_options=QUICK)(both, keys)
+    alone = jax.jit(value, compiler_options=QUICK)(jax.tree.map(lambda a: a[1], both), keys[1])
+    chex.assert_trees_all_close(jax.tree.map(lambda a: a[1], together), alone, atol=1e-5)
+
+
+def test_dropout_is_of_the_key_alone():
+    for name in ("general", "general, fed"):
+        params = model(name)
+        loss = jax.jit(lambda key, params=params: seq2seq.loss(params, BATCH, key, options=NOISE))
+        one, two = loss(jax.random.key(0)), loss(jax.random.key(1))
+        assert one == loss(jax.random.key(0))
+        assert one != two
+        assert seq2seq.loss(params, BATCH, options=NOISE) == seq2seq.loss(params, BATCH)
+    for field in ("dropout", "word_dropout", "recurrent"):  # each does something by itself
+        alone = Options(**{field: 0.5})
+        assert seq2seq.loss(params, BATCH, jax.random.key(0), options=alone) != seq2seq.loss(params, BATCH)
+
+
+def test_variational_masks_are_the_same_at_every_step():
+    params = seq2seq.init(jax.random.key(0), 12, 8, decoder=(64, 32))
+    for variational in (True, False):
+        options = NOISE._replace(variational=variational)
+        between, layers, fed = seq2seq._masks(params, 6, options, jax.random.key(0), jnp.float32)
+        mask = between["between1"]
+        assert mask.shape == (6, 64)
+        assert bool((mask == mask[:1]).all()) == variational
+        for part in (mask, *layers, fed):
+            assert 0 < (part == 0).mean() < 0.6
+            np.testing.assert_allclose(jnp.unique(part), [0, 1 / 0.7], rtol=1e-6)
+        assert [len(part) for part in (*layers, fed)] == [64, 32, 32]
+
+
+def test_sampling_puts_in_what_the_model_says():
+    params = model("general, fed")
+    params = params._replace(bias=jnp.zeros(8).at[3].set(40))  # it always says 3
+    key = jax.random.key(0)
+    found = seq2seq.apply(params, BATCH, Options(), key, sampling=0.99999)
+    said = seq2seq.apply(params, BATCH._replace(target=np.full_like(BATCH.target, 3)))
+    np.testing.assert_allclose(found, said, atol=1e-4)
+    taught = seq2seq.apply(params, BATCH)
+    assert abs(found - taught).max() > 1e-3
+    np.testing.assert_array_equal(seq2seq.apply(params, BATCH, Options(), key), taught)
+    np.testing.assert_array_equal(seq2seq.apply(params, BATCH, Options(), None, sampling=0.5), taught)
+
+
+def test_search_against_every_sequence_there_is():
+    """Of a vocabulary of 4 and at most 4 tokens, the end among them."""
+    steps, found_more = 4, 0
+    for key, name in itertools.product(range(3), ("general, fed", "dot")):
+        params = model(name, key=key, target=4)
+        params = params._replace(bias=jnp.zeros(4).at[END].set(-0.5))
+        source, n = jnp.array([5, 7, 3, 0]), jnp.array(3)
+        every = [(*tokens, END) for size in range(steps) for tokens in itertools.product(range(1, 4), repeat=size)]
+        target = np.array([[*tokens, *[0] * (steps - len(tokens))] for tokens in every], np.int32)
+        many = len(every)
+        batch = Batch(
+            np.broadcast_to(source, (many, 4)),
+            np.full(many, 3, np.int32),
+            target,
+            np.array(list(map(len, every)), np.int32),
+        )
+        log_p = np.asarray(jax.jit(seq2seq.log_p, compiler_options=QUICK)(params, batch))
+        memory, state = seq2seq.encode(params, source, n)
+        how = dict(start=END, end=END, steps=steps)
+        step = partial(seq2seq.step, params, memory)
+        wide = decoding.beam(step, state, **how, width=3**steps)
+        order = np.argsort(-log_p)
+        for rank in range(5):
+            best = every[order[rank]][:-1]
+            assert wide.tokens[rank, : len(best)].tolist() == list(best)
+            assert int(wide.length[rank]) == len(best)
+            np.testing.assert_allclose(wide.log_p[rank], log_p[order[rank]], rtol=1e-5)
+        greedy = decoding.greedy(step, state, **how)
+        tokens = []
+        for t in range(steps):
+            prefix = np.array([[*tokens, *[0] * (steps - t)]], np.int32)
+            one = Batch(source[None], n[None], prefix, np.array([t + 1], np.int32))
+            tokens.append(int(seq2seq.apply(params, one)[0, t].argmax()))
+            if tokens[-1] == END:
+                break
+        tokens = [token for token in tokens if token != END]
+        assert greedy.tokens[: len(tokens)].tolist() == tokens
+        found_more += wide.log_p[0] > greedy.log_p + 1e-3
+    assert found_more
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "message"),
+    [
+        (lambda: model("dot", attention="cosine"), ValueError, "attention should be one of 'dot'"),
+        (lambda: model("dot", decoder=5), ValueError, "as wide as the outputs of the encoder, 6, got 5"),
+        (lambda: model("dot", decoder=()), ValueError, "hidden should hold the width of at least one layer"),
+        (lambda: model("dot", feeding=1), TypeError, "feeding should be True or False"),
+        (lambda: model("dot", target=0), ValueError, "target should be an int of at least 1"),
+        (lambda: _loss(source=BATCH.source + 9), ValueError, "batch.source should"),
+        (lambda: _loss(target=BATCH.target + 3), ValueError, "batch.target should"),
+        (
+            lambda: _loss(target=BATCH.target[:2], target_lengths=BATCH.target_lengths[:2]),
+            ValueError,
+            "as many sources",
+        ),
+        (lambda: _loss(source=BATCH.source[0]), ValueError, r"batch.source should be \[B, T\]"),
+        (lambda: _loss(source_lengths=BATCH.source_lengths + 2), ValueError, "batch.source_lengths should"),
+        (lambda: seq2seq.loss(model("dot"), BATCH, 3), TypeError, "key should be"),
+        (lambda: seq2seq.loss(model("dot"), BATCH, options=Options(recurrent=1.0)), ValueError, "options.recurrent"),
+        (lambda: seq2seq.loss(model("dot"), BATCH, sampling=2.0), ValueError, "sampling should"),
+        (
+            lambda: seq2seq.encode(model("dot"), jnp.zeros((2, 2), int), jnp.array(1)),
+            ValueError,
+            r"ids should be \[S\]",
+        ),
+    ],
+)
+def test_refusals(call, kind, message):
+    with pytest.raises(kind, match=message):
+        call()
+
+
+def _loss(**changes):
+    return seq2seq.loss(model("dot"), BATCH._replace(**changes))

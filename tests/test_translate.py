@@ -1,0 +1,338 @@
+"""Translation from records to sentences: learnt on made data, kept in a folder, used from the command line."""
+
+import io
+import json
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lstmjax import baselines, checkpoint, classify, explain, reader, recipe, text, translate
+from lstmjax.__main__ import main
+from lstmjax.commands import tasks
+from lstmjax.datasets import Translation
+from lstmjax.models import seq2seq
+from lstmjax.recipe import Recipe
+
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+SMALL = Recipe(
+    members=1,
+    embedding=24,
+    hidden=(24,),
+    decoder=(32,),
+    dropout=0.1,
+    word_dropout=0.0,
+    learning_rate=1e-2,
+    epochs=6,
+    batch_size=32,
+    buckets=1,
+    best="loss",
+)
+
+
+def backwards(n, seed):
+    """Digits in words, and their figures in the other order."""
+    rng = np.random.default_rng(seed)
+    records = []
+    for _ in range(n):
+        digits = rng.integers(0, 10, rng.integers(2, 7))
+        records.append((" ".join(DIGITS[k] for k in digits), " ".join(map(str, digits[::-1]))))
+    return records
+
+
+@pytest.fixture(scope="module")
+def model():
+    found, fitted = translate.fit(backwards(1200, 0), backwards(100, 1), SMALL)
+    assert fitted.history[-1]["dev_loss"] < 0.1
+    return found
+
+
+@pytest.fixture(scope="module")
+def folder(model, tmp_path_factory):
+    return translate.save(model, tmp_path_factory.mktemp("m") / "model")
+
+
+def untrained(recipe, records=None):
+    """A model as it is drawn."""
+    model, task = translate._task(records or backwards(30, 0), backwards(5, 1), recipe)
+    params = jax.vmap(task.init)(jax.random.split(jax.random.key(0), recipe.members))
+    return model._replace(params=params)
+
+
+def test_it_learns_to_turn_a_sequence_round(model):
+    seen = {source for source, _ in backwards(1200, 0)}
+    test = [pair for pair in backwards(300, 2) if pair[0] not in seen]
+    assert len(test) > 100
+    sources, targets = zip(*test, strict=True)
+    for width in (1, 4):
+        found = translate.translate(model, sources, width=width)
+        assert np.mean([a == b for a, b in zip(found, targets, strict=True)]) > 0.95
+    measured = translate.evaluate(model, test)
+    assert measured["records"] == len(test)
+    assert measured["bleu"] > 95
+    assert measured["chrf"] > 95
+
+
+def test_a_text_is_translated_alike_in_any_company(model):
+    texts = ["one two three", "", "seven", "  ", "nine nine zero one two four five", "never seen"]
+    together = translate.translate(model, texts)
+    assert together[1] == together[3] == ""
+    assert [translate.translate(model, [words])[0] for words in texts] == together
+    assert translate.translate(model, []) == []
+
+
+def test_the_folder_keeps_all(model, folder):
+    loaded = translate.load(folder)
+    assert loaded.recipe == model.recipe
+    texts = [source for source, _ in backwards(20, 3)]
+    assert translate.translate(loaded, texts) == translate.translate(model, texts)
+    with pytest.raises(ValueError, match="describes no text classifier"):
+        classify.load(folder)
+    about = checkpoint.read_about(folder)["about"]
+    checkpoint.save(folder.parent / "other", model.params, about | {"task": "match"})
+    with pytest.raises(ValueError, match="describes no translator"):
+        translate.load(folder.parent / "other")
+
+
+def test_members_are_averaged_in_probability():
+    """Greedy search of two models beside a loop over the mean of their probabilities."""
+    model = untrained(SMALL._replace(members=2, coverage=0.2))
+    model = model._replace(params=jax.tree.map(lambda a: 4 * a, model.params))  # so that they are of different minds
+    words = "one two three"
+    ids = translate.ids_of(model.source, words)
+    said = translate.translate(model, [words], width=1)[0]
+    tokens, differ = [], 0
+    for _ in range(2 * 8 + 10):
+        target = np.array([[*tokens, seq2seq.END]], np.int32)
+        batch = seq2seq.Batch(ids[None], np.array([len(ids)]), target, np.array([target.shape[1]]))
+        logits = jax.vmap(lambda params, batch=batch: seq2seq.apply(params, batch)[0, -1])(model.params)
+        p = np.asarray(jax.nn.softmax(logits.at[:, text.UNK].set(-jnp.inf)))
+        differ += p[0].argmax() != p[1].argmax()
+        tokens.append(int(p.mean(0).argmax()))
+        if tokens[-1] == seq2seq.END:
+            break
+    assert differ
+    assert said == model.target.write([token for token in tokens if token != seq2seq.END])
+    assert "<unk>" not in said
+    plain, covering = (translate.translate(model, [words], coverage=beta) for beta in (0.0, 5.0))
+    assert plain != covering
+
+
+@pytest.mark.parametrize(
+    ("tokens", "words", "cut"),
+    [
+        ("words", "It isn't bad, (真的不错)!", "it isn't bad, (真的不错)!"),
+        ("bpe", "It isn't bad , it is good", "it isn't bad , it is good"),
+        ("characters", "Tom  说：“不错！”", "Tom 说：“不错！”"),
+    ],
+)
+def test_what_is_read_can_be_written(tokens, words, cut):
+    read, _ = reader.learn([words], tokens=tokens, size=60)
+    back = reader.Reader.from_json(json.loads(json.dumps(read.to_json())))
+    for one in (read, back):
+        assert one.write(one.read(words)) == cut
+    old = {name: value for name, value in read.to_json().items() if name != "characters"}
+    assert reader.Reader.from_json(old).characters is False
+
+
+def test_score():
+    found = ["the cat sat on the mat today .", "a b c d"]
+    targets = ["The cat sat on a mat today .", "a b c d"]
+    bleu = translate.score(found, targets, "none")["bleu"]
+    precisions = [11 / 12, 8 / 10, 5 / 8, 3 / 6]  # counted by hand
+    np.testing.assert_allclose(bleu, 100 * np.prod(precisions) ** 0.25, rtol=1e-6)
+    assert translate.score(["不错"], ["不错"], "zh")["chrf"] == 100
+    assert translate.score(["it works."], ["it works ."], "13a")["bleu"] == 100
+    assert translate.score(["it works. now"], ["it works . now"], "none")["bleu"] < 99
+
+
+def test_a_memory_gives_the_target_of_the_nearest_source():
+    found = baselines.memory(["one two", "three four"], ["1 2", "3 4"], ["three", "one two six"])
+    assert found == ["3 4", "1 2"]
+
+
+def test_the_best_epoch_by_bleu_or_by_loss():
+    records = backwards(40, 0)
+    quick = SMALL._replace(epochs=2, embedding=4, hidden=(4,), decoder=(4,))
+    _, fitted = translate.fit(records, records[:10], quick._replace(best="measure"))
+    assert all(0 <= record["dev_bleu"] <= 100 for record in fitted.history)
+    models, swept = translate.sweep(records, records[:10], {"learning_rate": [1e-3, 1e-2]}, quick)
+    alone, fitted = translate.fit(records, records[:10], quick._replace(learning_rate=1e-2))
+    assert "dev_bleu" not in fitted.history[0]
+    np.testing.assert_allclose(swept.history[-1]["dev_loss"][1], fitted.history[-1]["dev_loss"], atol=1e-4)
+    assert translate.translate(models[1], ["one two"]) == translate.translate(alone, ["one two"])
+
+
+def test_padding_of_a_bucket_fits_each_side():
+    model, task = translate._task([("a b c d", "x")] * 3 + [("a", "x y")] * 3, [("a", "x")], SMALL._replace(buckets=2))
+    shapes = sorted({batch.source.shape + batch.target.shape for batch in task.batches(0)})
+    assert shapes == [(32, 2, 32, 3), (32, 5, 32, 2)]
+    for batch in task.batches(0):
+        assert batch.source_lengths.sum() + batch.target_lengths.sum() == task.tokens(batch)
+        assert (batch.target_lengths > 0).sum() == 3
+    assert model.target.read("x y").tolist() == [2, 3]
+
+
+def test_vocabularies_of_both_sides():
+    records = [("a b", "猫狗"), ("b", "狗")] * 2
+    apart, _ = translate._task(records, records, SMALL._replace(target_tokens="characters", target_vocabulary=3))
+    assert apart.source.vocabulary.words == ("b", "a")
+    assert apart.target.vocabulary.words == ("狗",)
+    together, task = translate._task(records, records, SMALL._replace(shared=True))
+    assert together.source is together.target
+    assert jax.eval_shape(task.init, jax.random.key(0)).target is None
+
+
+def test_explained(model, tmp_path):
+    words = "one two three"
+    found = explain.translation(model, words)
+    assert found.answer == "3 2 1"
+    written, read = found.texts
+    assert written.words == ("3", "2", "1", "(end)")
+    assert read.words == ("one", "two", "three", "(end)")
+    np.testing.assert_allclose(found.alignment.sum(-1), 1, rtol=1e-5)
+    assert found.alignment.shape == (4, 4)
+    assert written.effect.max() <= 0
+    other = explain.translation(model, "one zzz three")
+    batch = [translate.ids_of(model.source, w) for w in (words, "one zzz three")]
+    target = translate.ids_of(model.target, found.answer)
+    of_both = seq2seq.Batch(np.stack(batch), np.array([4, 4]), np.stack([target] * 2), np.array([4, 4]))
+    log_p = seq2seq.log_p(jax.tree.map(lambda a: a[0], model.params), of_both)
+    np.testing.assert_allclose(read.effect[1], log_p[0] - log_p[1], atol=1e-4)
+    np.testing.assert_allclose(written.effect.sum(), log_p[0], atol=1e-4)
+    assert len(other.texts[1].words) == 4
+    explain.to_file(found, tmp_path / "found.png")
+    assert (tmp_path / "found.png").stat().st_size > 500
+
+
+def test_on_the_command_line(tmp_path, capsys, monkeypatch):
+    (tmp_path / "pairs.tsv").write_text("\n".join("\t".join(pair) for pair in backwards(60, 0)))
+    out, data = str(tmp_path / "m"), ["--data", str(tmp_path / "pairs.tsv")]
+    quick = [
+        "--embedding",
+        "8",
+        "--hidden",
+        "8",
+        "--decoder",
+        "8",
+        "--epochs",
+        "1",
+        "--buckets",
+        "1",
+        "--vocabulary",
+        "60",
+    ]
+    assert (
+        main(["train", "translate", *data, "--out", out, "--json", str(tmp_path / "f.json"), "--reverse", *quick]) == 0
+    )
+    said = capsys.readouterr().out
+    assert "test bleu" in said
+    assert "translation memory" in said
+    found = json.loads((tmp_path / "f.json").read_text())
+    assert 0 <= found["test"]["bleu"] <= 100
+    assert found["recipe"]["reverse"]
+    assert found["recipe"]["tokens"] == "bpe"
+    monkeypatch.setattr(sys, "stdin", io.StringIO("1 2\n\n3 4\r\n" + "5\n" * translate.AT_ONCE))
+    assert main(["translate", "--model", out, "--beam", "2"]) == 0
+    lines = capsys.readouterr().out.split("\n")
+    assert len(lines) == translate.AT_ONCE + 4
+    assert lines[1] == lines[-1] == ""
+    assert len(set(lines[3:-1])) == 1
+    expected = translate.translate(translate.load(out), ["1 2", "3 4"], width=2)
+    assert [lines[0], lines[2]] == expected
+    assert main(["translate", "--model", out, "--beam", "2", "1 2"]) == 0
+    assert capsys.readouterr().out == f"{expected[0]}\n"
+    assert main(["evaluate", "--model", out, *data]) == 0
+    assert "60 records, bleu" in capsys.readouterr().out
+    assert main(["explain", "--model", out, "1 2"]) == 0
+    assert "->" in capsys.readouterr().out
+    for wrong, says in [
+        (["predict", "--model", out, "1 2"], "holds a translator: python -m lstmjax translate"),
+        (
+            ["train", "translate", "--out", str(tmp_path / "n")],
+            "translate needs --data: a set (data list), or a file of",
+        ),
+        (["translate", "--model", out, "--beam", "0", "1"], "width should be an int of at least 1"),
+        (["search", "--model", out, "--corpus", "x", "y"], "is no model of pairs"),
+        (["train", "translate", "--data", "snips", "--out", str(tmp_path / "n")], "is no set of translations"),
+    ]:
+        if wrong[-3] == "snips" and not tasks.datasets.where("snips"):
+            continue
+        assert main(wrong) == 2
+        assert says in capsys.readouterr().err
+
+
+def test_a_model_of_another_task_does_not_translate(tmp_path, capsys):
+    records = [("it is good", "up"), ("it is bad", "down")] * 4
+    settings = Recipe(members=1, embedding=4, hidden=(4,), epochs=1, buckets=1)
+    classify.save(classify.fit(records, records, settings)[0], tmp_path / "m")
+    assert main(["translate", "--model", str(tmp_path / "m"), "x"]) == 2
+    assert "is no translator" in capsys.readouterr().err
+
+
+def test_direction():
+    pairs = [Translation("good", "好"), Translation("bad", "坏")]
+    assert tasks._turned(pairs, SMALL) == [("good", "好"), ("bad", "坏")]
+    assert tasks._turned(pairs, SMALL._replace(reverse=True)) == [("好", "good"), ("坏", "bad")]
+
+
+def test_recipes():
+    for name in ("ja-en", "en-zh", "zh-en"):
+        file = recipe.read(name)
+        assert file.task == "translate"
+        assert file.recipe().reverse == (name == "zh-en")
+
+
+def test_files(tmp_path):
+    path = tmp_path / "pairs.tsv"
+    path.write_text("good\t好\n\nbad\t坏\n")
+    assert translate.read(path) == [("good", "好"), ("bad", "坏")]
+    for line in ("good", "good\t", "a\tb\tc"):
+        path.write_text(f"good\t好\n{line}\n")
+        with pytest.raises(ValueError, match="line 2: expected source TAB target"):
+            translate.read(path)
+
+
+def test_without_sacrebleu(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sacrebleu", None)
+    for call in (
+        lambda: translate.score(["a"], ["a"]),
+        lambda: translate.evaluate(None, [("a", "b")]),
+        lambda: translate._task([("a", "b")], [("a", "b")], SMALL._replace(best="measure")),
+    ):
+        with pytest.raises(ImportError, match=r"pip install 'lstmjax\[translate\]'"):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "message"),
+    [
+        (lambda: _fit([]), ValueError, "the training data should hold at least one record"),
+        (lambda: _fit(dev=[]), ValueError, "the dev data should hold at least one record"),
+        (lambda: _fit([("a", " ")]), ValueError, "the training data should have words on both sides"),
+        (lambda: _fit(pieces=5), ValueError, "pieces is not for translate, got 5"),
+        (lambda: _fit(vectors="x"), ValueError, "vectors is not for translate"),
+        (lambda: _fit(cell="gru"), ValueError, 'cell should be "lstm" for translate'),
+        (lambda: _fit(shared=True, target_tokens="bpe"), ValueError, "shared is True: target_tokens"),
+        (lambda: _fit(attention="dot"), ValueError, 'attention = "dot" needs a decoder as wide'),
+        (lambda: _fit(attention="x"), ValueError, "attention should be one of"),
+        (lambda: _fit(target_tokens="x"), ValueError, "target_tokens should be one of"),
+        (lambda: _fit(bleu="x"), ValueError, "bleu should be one of"),
+        (lambda: _fit(beam=0), ValueError, "beam should be an int of at least 1"),
+        (lambda: _fit(length_penalty=-1.0), ValueError, "length_penalty should be a number of at least 0"),
+        (lambda: _fit(sampling=1.0), ValueError, "sampling should be a float in"),
+        (lambda: _fit(decoder=()), ValueError, "at least one layer"),
+        (lambda: _fit(tied=1), TypeError, "tied should be True or False"),
+        (lambda: translate.translate(None, "abc"), TypeError, "got one str: put it in a list"),
+        (lambda: translate.evaluate(None, []), ValueError, "at least one record"),
+    ],
+)
+def test_refusals(call, kind, message):
+    with pytest.raises(kind, match=message):
+        call()
+
+
+def _fit(training=(("a", "b"),), dev=(("a", "b"),), **changes):
+    return translate.fit(training, dev, SMALL._replace(**changes))
