@@ -12,7 +12,7 @@ import numpy as np
 from lstmjax import checks, text
 from lstmjax.text import BPE, Vocabulary
 
-TOKENS = ("words", "bpe")
+TOKENS = ("words", "blanks", "characters", "bpe")  # what a text is cut into; "blanks": what stands between blanks
 MOST = 16  # pieces of a word; of longer ones the later are left out
 SIZES = (3, 4)  # characters of a piece
 
@@ -29,6 +29,7 @@ class Reader(NamedTuple):
     vocabulary: Vocabulary
     bpe: BPE | None = None
     pieces: int = 0  # ids that pieces are hashed to; 0: none
+    cut: str = "words"  # one of `TOKENS`
 
     @property
     def size(self) -> int:
@@ -37,7 +38,8 @@ class Reader(NamedTuple):
 
     def tokenise(self, words: str) -> list[str]:
         """The words of a text."""
-        return (self.bpe.tokenise if self.bpe else text.tokenise)(words)
+        cuts = {"words": text.tokenise, "blanks": str.split, "characters": list}
+        return self.bpe.tokenise(words) if self.bpe else cuts[self.cut](words)
 
     def read(self, words: str) -> np.ndarray:
         """The ids of a text.
@@ -63,6 +65,7 @@ class Reader(NamedTuple):
             "vocabulary": json.loads(self.vocabulary.to_json()),
             "bpe": json.loads(self.bpe.to_json()) if self.bpe else None,
             "pieces": self.pieces,
+            "cut": self.cut,
         }
 
     @classmethod
@@ -73,7 +76,9 @@ class Reader(NamedTuple):
           KeyError, TypeError, ValueError: something else.
         """
         bpe = BPE.from_json(json.dumps(held["bpe"])) if held["bpe"] else None
-        return cls(Vocabulary(held["vocabulary"]["words"]), bpe, checks.size("pieces", held["pieces"], least=0))
+        cut = held.get("cut", "bpe" if bpe else "words")  # models of before have none
+        checks.one_of("cut", cut, TOKENS)
+        return cls(Vocabulary(held["vocabulary"]["words"]), bpe, checks.size("pieces", held["pieces"], least=0), cut)
 
 
 def learn(
@@ -83,7 +88,7 @@ def learn(
 
     Args:
       texts: those for training.
-      tokens: "words" (`text.tokenise`) or "bpe", subwords by byte-pair encoding.
+      tokens: "words" (`text.tokenise`), "blanks", "characters", or "bpe", subwords by byte-pair encoding.
       size, min_count: of the vocabulary, as in `Vocabulary.count`.
       pieces: ids that pieces of words are hashed to; 0: none.
 
@@ -96,9 +101,8 @@ def learn(
     """
     texts = list(texts)
     checks.one_of("tokens", tokens, TOKENS)
-    reader = Reader(
-        Vocabulary(()), BPE.train(texts, size) if tokens == "bpe" else None, checks.size("pieces", pieces, least=0)
-    )
+    bpe = BPE.train(texts, size) if tokens == "bpe" else None
+    reader = Reader(Vocabulary(()), bpe, checks.size("pieces", pieces, least=0), tokens)
     cut = [reader.tokenise(words) for words in texts]
     reader = reader._replace(vocabulary=Vocabulary.count(cut, size=size, min_count=min_count))
     return reader, [reader.read(words) for words in texts]
@@ -114,17 +118,25 @@ def lines_of(path: str | Path, what: str) -> list[tuple[int, str]]:
     Raises:
       FileNotFoundError: no such file. ValueError: no UTF-8, or no line.
     """
+    found = [(number, line) for number, line in enumerate(text_of(path).split("\n"), start=1) if line.strip()]
+    if not found:
+        raise ValueError(f"{path} holds no records: expected lines of {what}")
+    return found
+
+
+def text_of(path: str | Path) -> str:
+    """What is in a UTF-8 file.
+
+    Raises:
+      FileNotFoundError: no such file. ValueError: no UTF-8.
+    """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} is no file")
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
+        return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text: {error}") from None
-    found = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
-    if not found:
-        raise ValueError(f"{path} holds no records: expected lines of {what}")
-    return found
 
 
 def pieces_of(tokens: Sequence[str], n: int) -> tuple[int, ...]:

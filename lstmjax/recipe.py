@@ -15,7 +15,7 @@ class Recipe(NamedTuple):
     """Everything that decides a training run, beside the data."""
 
     members: int = 5  # models trained side by side by vmap, whose probabilities are averaged
-    tokens: str = "words"  # or "bpe"
+    tokens: str = "words"  # or another of `reader.TOKENS`
     vocabulary: int = 20000
     min_count: int = 1
     pieces: int = 0  # ids that pieces of words are hashed to (`reader.Reader`); 0: words only
@@ -49,11 +49,23 @@ class Recipe(NamedTuple):
     best: str = "measure"  # which epoch is kept: of the best measure on dev, or of the least "loss"
     seed: int = 0  # of the weights and of dropout
     order: int = 0  # seed of the order of batches
+    optimizer: str = "adamw"  # whose rate rises and falls; or "sgd", without momentum and at one rate
+    average_after: int = 0  # NT-ASGD: the mean of the weights, once dev was not better for so many epochs; 0: none
+    pretrained: str = ""  # classify: folder of a language model, whose words and first layers are begun with
+    bptt: int = 70  # language: steps of a window, within which gradients go back
+    random_bptt: bool = False  # language: whether windows have random lengths, about that
+    tied: bool = True  # language: whether the weights of the softmax are the embedding
+    samples: int = 0  # language: words that stand for all others in training; 0: all
+    cutoffs: tuple[int, ...] = ()  # language: of an adaptive softmax; none: a plain one
+    weight_dropout: float = 0.0  # language: dropout of the weights of h
+    ar: float = 0.0  # language: what large outputs cost
+    tar: float = 0.0  # language: what outputs that change fast cost
 
 
 # What a sweep may vary, by the names of the command line: numbers that change no shape.
 SWEPT = ("learning_rate", "weight_decay", "clip", "dropout", "recurrent", "word_dropout", "smoothing", "seed")
 TARGETS = ("label", "score")
+OPTIMIZERS = ("adamw", "sgd")
 
 
 class File(NamedTuple):
@@ -115,18 +127,19 @@ def checked(recipe: Recipe) -> Recipe:
     checks.one_of("target", recipe.target, TARGETS)
     checks.one_of("best", recipe.best, ("measure", "loss"))
     checks.one_of("head", recipe.head, matcher.HEADS)
+    checks.one_of("optimizer", recipe.optimizer, OPTIMIZERS)
     sizes = ("members", "vocabulary", "min_count", "embedding", "width", "batch_size", "buckets", "epochs", "patience")
-    for name in sizes:
+    for name in (*sizes, "bptt"):
         checks.size(name, getattr(recipe, name))
-    for name in ("pieces", "seed", "order"):
+    for name in ("pieces", "seed", "order", "average_after", "samples"):
         checks.size(name, getattr(recipe, name), least=0)
     for name in ("learning_rate", "clip"):
         checks.positive(name, getattr(recipe, name))
-    for name in ("dropout", "recurrent", "word_dropout", "smoothing", "average"):
+    for name in ("dropout", "recurrent", "word_dropout", "smoothing", "average", "weight_dropout"):
         checks.rate(name, getattr(recipe, name))
-    for name in ("tune_vectors", "bidirectional", "several", "variational", "overlap"):
+    for name in ("tune_vectors", "bidirectional", "several", "variational", "overlap", "random_bptt", "tied"):
         checks.flag(name, getattr(recipe, name))
-    for name in ("weight_decay", "balance"):
+    for name in ("weight_decay", "balance", "ar", "tar"):
         checks.finite(name, getattr(recipe, name))
         if getattr(recipe, name) < 0:
             raise ValueError(f"{name} should be a number of at least 0, got {getattr(recipe, name)}")
@@ -134,6 +147,12 @@ def checked(recipe: Recipe) -> Recipe:
         raise ValueError("outside is for texts with one label each: where several is True, a text may have none")
     if recipe.head == "manhattan" and recipe.target == "label":
         raise ValueError('head = "manhattan" gives a similarity: target should be "score", got "label"')
+    if recipe.average and recipe.average_after:
+        raise ValueError("average and average_after are two means of the weights: give one of them")
+    if recipe.pretrained and recipe.vectors:
+        raise ValueError("pretrained and vectors both say what words begin with: give one of them")
+    if recipe.cutoffs and (recipe.tied or recipe.samples):
+        raise ValueError("cutoffs are of an adaptive softmax, which is neither tied nor sampled: give tied = False")
     encoder.check_pooling("pooling", recipe.pooling)
     return recipe
 
@@ -151,5 +170,5 @@ def from_json(held: dict[str, Any]) -> Recipe:
     Raises:
       TypeError, ValueError: something else.
     """
-    hidden: Sequence[int] = held.get("hidden", ())
-    return checked(Recipe(**held | {"hidden": tuple(hidden)}))
+    widths: dict[str, Sequence[int]] = {name: tuple(held.get(name, ())) for name in ("hidden", "cutoffs")}
+    return checked(Recipe(**held | widths))

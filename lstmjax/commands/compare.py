@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from lstmjax import baselines, classify, metrics, reader, skipgram
+from lstmjax import baselines, classify, language, metrics, reader, skipgram
 from lstmjax.commands.tasks import Task
 
 LINEAR = {  # by the name it has in a table: features and model
@@ -19,6 +19,8 @@ QUICK = ("TF-IDF + logistic regression",)
 
 def measure(model: Any) -> str:
     """The key of `evaluate` that a model is compared by."""
+    if not hasattr(model, "labels"):
+        return "perplexity"
     if getattr(model.recipe, "target", "label") == "score" and hasattr(model, "span"):
         return "pearson"
     return "macro_f1" if model.recipe.several else "accuracy"
@@ -28,11 +30,14 @@ def baseline_scores(
     task: Task, model: Any, training: Sequence, dev: Sequence, test: Sequence, names: Sequence[str] = QUICK
 ) -> dict[str, float]:
     """The measure of each baseline of these names on the test records, fitted to the training records; the majority
-    class too where pairs or texts have one label. Thresholds of several labels are tuned on dev.
+    class too where pairs or texts have one label. Thresholds of several labels are tuned on dev. Of a language model,
+    the perplexity of words without those before them.
 
     Raises:
       ImportError: scikit-learn is not there.
     """
+    if not hasattr(model, "labels"):
+        return {"words by their frequency": language.unigram(model, str(training), str(test))}
     if hasattr(model, "span"):
         return _of_pairs(model, training, test)
     inside = [[r for r in part if classify.labels_of(r) != (model.recipe.outside,)] for part in (training, dev, test)]

@@ -7,17 +7,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lstmjax import checkpoint, classify, datasets, match
+from lstmjax import checkpoint, classify, datasets, language, match
 from lstmjax.recipe import File, Recipe, names, read
 
 
 class Task(NamedTuple):
     """A task of texts."""
 
-    module: ModuleType  # fit, sweep, predict, decide, evaluate, save, load
+    module: ModuleType  # fit, evaluate, save, load, and what else it can do
     recipe: Recipe  # where nothing else is said
-    of_set: Callable[[datasets.Dataset, Recipe, Sequence[str]], list[list]]  # the records of these splits of a set
-    of_file: Callable[[str, Recipe], list]  # those of a file
+    of_set: Callable[[datasets.Dataset, Recipe, Sequence[str]], list]  # the records of these splits of a set
+    of_file: Callable[[str, Recipe], Any]  # those of a file
     line: str  # what a line of such a file is
 
 
@@ -49,6 +49,25 @@ def _pairs(one, recipe, splits):
     return [[(*record[:2], record[field]) for record in records] for records in held]
 
 
+def _running(one, recipe, splits):
+    """The text of each split: as it is, or a line for each record."""
+    found = []
+    for held in datasets.load(one.name, *splits).values():
+        if isinstance(held, str):
+            found.append(held)
+            continue
+        if not isinstance(held, list) or not (isinstance(held[0], str) or hasattr(held[0], "text")):
+            raise ValueError(f"{one.name} ({one.task}) is no set of texts")
+        found.append("".join(f"{_line(record)}\n" for record in held))
+    return found
+
+
+def _line(record):
+    if isinstance(record, datasets.Poem):
+        return f"{record.tune}：{record.text}"  # the tune says how long each verse is
+    return record if isinstance(record, str) else record.text
+
+
 _CLASSIFY = Task(
     classify,
     Recipe(),
@@ -66,10 +85,11 @@ TASKS = {
         lambda path, recipe: match.read(path, target=recipe.target),
         "text TAB text TAB label",
     ),
+    "language": Task(language, language.RECIPE, _running, lambda path, recipe: language.read(path), "text"),
 }
 
 
-def of_set(task: Task, name: str, recipe: Recipe, *splits: str) -> list[list]:
+def of_set(task: Task, name: str, recipe: Recipe, *splits: str) -> list:
     """The records of these splits of a set by name. A set without a test split lends its dev split, and a tenth of its
     training split is its dev split then."""
     one = datasets.about(name)

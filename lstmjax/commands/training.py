@@ -13,7 +13,7 @@ import jax
 from rich.console import Console
 from rich.table import Table
 
-from lstmjax import classify, datasets, devices
+from lstmjax import classify, datasets, devices, language
 from lstmjax.commands import compare
 from lstmjax.commands.sets import licence
 from lstmjax.commands.tasks import TASKS, of_set, recipe_file
@@ -29,13 +29,16 @@ def train(options: argparse.Namespace) -> int:
     file = recipe_file(options.task, options.data, options.config)
     task, data = TASKS[file.task], options.data or file.data or None
     recipe = _recipe(options, task.recipe._replace(**file.settings))
+    if options.sweep and not hasattr(task.module, "sweep"):
+        raise ValueError(f"{file.task} has no sweep: train its models one after the other")
     mesh = _mesh(options.devices)
     # Beside the model, since a model folder holds a model and nothing else.
     run = Path(f"{options.out}.run")
     if not options.resume and any((run / "snapshots").glob("[0-9]*")):
         raise ValueError(f"{run} holds a run that was not finished: --resume goes on with it; or remove the folder")
     training, dev, test = _records(console, options, task, data, recipe)
-    console.print(f"train {len(training):,}, dev {len(dev):,}, test {len(test):,} records", highlight=False)
+    what = "characters" if isinstance(training, str) else "records"
+    console.print(f"train {len(training):,}, dev {len(dev):,}, test {len(test):,} {what}", highlight=False)
     began = time.perf_counter()
     if not options.resume:
         (run / curves.LOG).unlink(missing_ok=True)
@@ -87,7 +90,8 @@ def _records(console, options, task, data, recipe):
     """Train, dev and test records: of the embedded sample, a set, or files."""
     if data is None:
         if task.module is not classify:
-            raise ValueError("match needs --data: a set of pairs (data list), or a file of text TAB text TAB label")
+            name = next(name for name, known in TASKS.items() if known is task)
+            raise ValueError(f"{name} needs --data: a set (data list), or a file of {task.line}")
         console.print("Data: the embedded sample of reviews, half English, half Chinese", highlight=False)
         return tuple(classify.sample(part) for part in ("train", "dev", "test"))
     if data in datasets.names():
@@ -104,7 +108,12 @@ def _of_files(task, data, options, recipe):
     records = task.of_file(data, recipe)
     if options.dev and options.test:
         return records, task.of_file(options.dev, recipe), task.of_file(options.test, recipe)
-    training, dev, test = classify.split(records, recipe.seed) if task.module is classify else _tenths(records, recipe)
+    if task.module is language:
+        training, dev, test = language.split(records)
+    else:
+        training, dev, test = (
+            classify.split(records, recipe.seed) if task.module is classify else _tenths(records, recipe)
+        )
     if options.dev:
         training, dev = training + dev, task.of_file(options.dev, recipe)
     if options.test:
