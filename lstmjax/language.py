@@ -84,9 +84,10 @@ class Windows:
     def _window(self, span):
         low, high = span
         filled = self.steps + 10 * self.random
-        parts = [np.pad(part[:, low:high], ((0, 0), (0, filled - (high - low)))) for part in self.columns]
-        rows = len(parts[0])
-        return Batch(*parts, np.full(rows, high - low, np.int32) if self.random else None)
+        inputs, targets, weights = (
+            np.pad(part[:, low:high], ((0, 0), (0, filled - (high - low)))) for part in self.columns
+        )
+        return Batch(inputs, targets, weights, np.full(len(inputs), high - low, np.int32) if self.random else None)
 
 
 def read(path: str | Path) -> str:
@@ -139,8 +140,8 @@ def cut(ids: np.ndarray, columns: int, start: int) -> tuple[np.ndarray, np.ndarr
     targets, inputs = np.zeros((2, columns * width), np.int32)
     targets[: len(ids)], inputs[: len(ids)] = ids, [start, *ids[:-1]]
     weights = (np.arange(columns * width) < len(ids)).astype(np.float32)
-    inputs, targets, weights = (part.reshape(columns, width) for part in (inputs, targets, weights))
-    return inputs, targets, weights
+    shape = columns, width
+    return inputs.reshape(shape), targets.reshape(shape), weights.reshape(shape)
 
 
 def fit(
@@ -289,7 +290,7 @@ def generate(
     ids = np.array([_start(model), *model.reader.vocabulary.encode(words)], np.int32)
     how = dict(tokens=tokens, temperature=temperature, top_k=top_k, top_p=top_p)
     found = np.asarray(_generated(model.params, ids, key, **how))
-    return _joined(model.reader, [*words, *model.reader.vocabulary.decode(found)])
+    return _joined(model.reader, [*words, *model.reader.vocabulary.decode(found.tolist())])
 
 
 def save(model: Model, folder: str | Path) -> Path:

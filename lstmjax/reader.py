@@ -2,7 +2,7 @@
 
 import json
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,7 +38,7 @@ class Reader(NamedTuple):
 
     def tokenise(self, words: str) -> list[str]:
         """The words of a text."""
-        cuts = {"words": text.tokenise, "blanks": str.split, "characters": list}
+        cuts: dict[str, Callable] = {"words": text.tokenise, "blanks": str.split, "characters": list}
         return self.bpe.tokenise(words) if self.bpe else cuts[self.cut](words)
 
     def read(self, words: str) -> np.ndarray:

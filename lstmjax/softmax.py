@@ -102,8 +102,9 @@ def sampled_surprisal(h: Array, w: Array, b: Array, targets: Array, negatives: N
 
         s_k = w_k . h + b_k - log count_k,   -s_target + log(exp(s_target) + sum over negatives k != target of exp(s_k))
 
-    Its least value over a training set is at the logits whose softmax is right, however small the sample. With all
-    words as negatives it is `surprisal`.
+    The target is corrected as the others are: it would be too likely among those that stand here by chance. So its
+    least value over a text is near the logits whose softmax is right, also with few negatives; with all words as
+    negatives it is `surprisal`.
 
     Args:
       h: [..., H].
@@ -188,7 +189,7 @@ def adaptive_log_p(params: Adaptive, h: Array) -> Array:
     >>> float(jnp.exp(adaptive_log_p(params, jnp.ones(16))).sum().round(3))
     1.0
     """
-    first, frequent = jax.nn.log_softmax(linear(params.head, h)), _frequent(params)
+    frequent, first = _frequent(params), jax.nn.log_softmax(linear(params.head, h))
     parts = [first[..., :frequent]]
     for i, tail in enumerate(params.tails):
         parts.append(first[..., frequent + i, None] + jax.nn.log_softmax(h @ tail.narrow @ tail.words))
@@ -214,7 +215,7 @@ def adaptive_surprisal(params: Adaptive, h: Array, targets: Array) -> Array:
     """
     h, frequent = checks.as_float_array("h", h), _frequent(params)
     _check_targets(targets, h.shape[:-1], frequent + sum(tail.words.shape[1] for tail in params.tails))
-    rows, flat = h.reshape(-1, h.shape[-1]), targets.reshape(-1)
+    rows, flat = h.reshape(-1, h.shape[-1]), jnp.asarray(targets).reshape(-1)
     column, low, costs = flat, frequent, []
     for i, tail in enumerate(params.tails):
         high = low + tail.words.shape[1]

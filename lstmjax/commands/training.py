@@ -108,12 +108,12 @@ def _of_files(task, data, options, recipe):
     records = task.of_file(data, recipe)
     if options.dev and options.test:
         return records, task.of_file(options.dev, recipe), task.of_file(options.test, recipe)
+    parts: Any
     if task.module is language:
-        training, dev, test = language.split(records)
+        parts = language.split(records)
     else:
-        training, dev, test = (
-            classify.split(records, recipe.seed) if task.module is classify else _tenths(records, recipe)
-        )
+        parts = classify.split(records, recipe.seed) if task.module is classify else _tenths(records, recipe)
+    training, dev, test = parts
     if options.dev:
         training, dev = training + dev, task.of_file(options.dev, recipe)
     if options.test:
