@@ -136,7 +136,6 @@ def test_a_carried_run_goes_on_to_the_same_bits(tmp_path):
     [
         (dict(accumulate=2), ValueError, "accumulate should be 1 with a carry"),
         (dict(carry={"sum": 0.25}), TypeError, "carry.sum should be an array"),
-        (dict(carry={"sum": jnp.zeros(2)}), ValueError, "loss should return the next carry in the shapes|scalar"),
         (dict(carry={"sum": jnp.zeros((), jnp.int32)}), ValueError, "loss should return the next carry in the shapes"),
         (dict(average_after=0), ValueError, "average_after should be an int of at least 1"),
         (dict(average_after=2, average=0.9), ValueError, "average and average_after are two means"),
@@ -375,7 +374,7 @@ def test_all_of_awd_at_once_and_on_to_the_same_bits(tmp_path):
 
 def test_an_adaptive_softmax_and_gru_layers_learn_words():
     recipe = SMALL._replace(
-        tokens="words", cell="gru", hidden=(12, 12), cutoffs=(4, 7), batch_size=4, epochs=10, average=0.5
+        tokens="words", cell="gru", hidden=(12, 12), cutoffs=(4, 7), batch_size=4, epochs=40, average=0.5
     )
     model, fitted = language.fit(WORDS, WORDS[:80], recipe)
     # Nine lines, each as likely as the next: two words of three each in five.
