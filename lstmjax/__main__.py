@@ -34,7 +34,7 @@ def _parser():
         "--data",
         metavar="SET",
         help="a set (data list), or a file: text TAB label; of match text TAB text TAB label, of translate source TAB "
-        "target",
+        "target, of language any text",
     )
     command.add_argument(
         "--config", metavar="RECIPE", help=f"a TOML file, or one that comes along: {', '.join(names())}"
@@ -91,6 +91,9 @@ def _parser():
     command.add_argument("--model", metavar="DIR", required=True)
     command.add_argument("--data", metavar="SET", required=True, help="a set, or a file of records, as for train")
     command.add_argument("--json", action="store_true", help="print JSON")
+    command.add_argument(
+        "--cache", metavar="N,T,L", help="of a language model: look back N steps, with theta T and share L"
+    )
 
     command = commands.add_parser("explain", help="what a model looks at in a text, or in a pair of texts")
     command.set_defaults(run=using.show)
@@ -104,6 +107,18 @@ def _parser():
     command.add_argument("--corpus", metavar="FILE", required=True, help="a text on each line")
     command.add_argument("--top", type=int, metavar="N", default=10, help="(default: %(default)s)")
     command.add_argument("query", help="the text to find the like of")
+
+    command = commands.add_parser("generate", help="go on with a text")
+    command.set_defaults(run=using.generate)
+    command.add_argument("--model", metavar="DIR", required=True, help="one of the task language")
+    command.add_argument("--prompt", metavar="TEXT", default="", help="what the text begins with (default: nothing)")
+    command.add_argument("--tokens", type=int, metavar="N", default=200, help="how many more (default: %(default)s)")
+    command.add_argument("--temperature", type=float, metavar="T", default=1.0, help="(default: %(default)s)")
+    command.add_argument("--top-k", type=int, metavar="K", help="draw from the K likeliest (default: all)")
+    command.add_argument(
+        "--top-p", type=float, metavar="P", default=0.95, help="and from the likeliest that make up P (default: 0.95)"
+    )
+    command.add_argument("--seed", type=int, metavar="S", default=0, help="(default: %(default)s)")
 
     command = commands.add_parser(
         "data", help="the data sets that are known, their licences, and whether they are here"

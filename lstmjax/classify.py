@@ -10,9 +10,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from lstmjax import checkpoint, checks, members, metrics, reader, train
+from lstmjax import checkpoint, checks, language, members, metrics, reader, train, vectors
 from lstmjax import recipe as recipes
 from lstmjax.batches import Batches
+from lstmjax.containers import Bidirectional
+from lstmjax.leaves import kind
 from lstmjax.models import classifier
 from lstmjax.reader import Reader
 from lstmjax.recipe import Recipe as Recipe
@@ -162,6 +164,9 @@ class _Data:
         words = dict(size=recipe.vocabulary, min_count=recipe.min_count, pieces=recipe.pieces)
         read, sequences = reader.learn((record[0] for record in inside), tokens=recipe.tokens, **words)
         recipe, known = members.known_vectors(recipe, read)
+        layers: tuple = ()
+        if recipe.pretrained:
+            recipe, known, layers = _pretrained(recipe, read)
         self.model = Model(None, recipe, read, labels)  # type: ignore[arg-type]
         self.dev = dev
         targets = _targets(self.model, inside, "the training data")
@@ -186,7 +191,7 @@ class _Data:
                 buckets=recipe.buckets,
                 seed=recipe.order,
             ),
-            partial(_init, recipe=recipe, vocabulary=read.size, classes=len(labels)),
+            partial(_init, recipe=recipe, vocabulary=read.size, classes=len(labels), layers=layers),
             _loss,
             lambda params: _measures(_probabilities(params, dev_sequences, recipe, len(labels)), dev_targets),
             "dev_f1" if recipe.several else "dev_accuracy",
@@ -377,8 +382,31 @@ def _loss(params, batch, key, recipe):
     return classifier.loss(params, batch, key, options=recipes.options(recipe))
 
 
-def _init(key, *, recipe, vocabulary, classes):
-    return classifier.init(
+def _pretrained(recipe, read):
+    """The recipe with the width of a language model's words, those that it knows, and its layers (Dai and Le 2015)."""
+    given = language.load(recipe.pretrained)
+    words = given.reader.vocabulary
+    # Without padding, whose row is zero.
+    table = vectors.Vectors(tuple(words.decode(range(1, len(words)))), np.asarray(given.params.embedding)[1:])
+    rows, known = vectors.rows_of(table, read.vocabulary.decode(range(len(read.vocabulary))))
+    if len(rows) < 2:  # all know that there are unknown words
+        raise ValueError(f"{recipe.pretrained} knows none of the {len(read.vocabulary) - 2} words of the data")
+    return recipe._replace(embedding=known.shape[1]), (rows, known), given.params.layers
+
+
+def _begun(layers, given):
+    """Layers, of which the first forward ones are those given, as far as their kinds and shapes agree."""
+    found = list(layers)
+    for k, (own, one) in enumerate(zip(layers, given, strict=False)):
+        forward = own.forward if type(own) is Bidirectional else own
+        if type(forward) is not type(one) or jax.tree.map(kind, forward) != jax.tree.map(kind, one):
+            break
+        found[k] = own._replace(forward=one) if type(own) is Bidirectional else one
+    return tuple(found)
+
+
+def _init(key, *, recipe, vocabulary, classes, layers=()):
+    params = classifier.init(
         key,
         vocabulary=vocabulary,
         classes=classes,
@@ -389,6 +417,7 @@ def _init(key, *, recipe, vocabulary, classes):
         pooling=recipe.pooling,
         linear_part=recipe.linear_part,
     )
+    return params._replace(layers=_begun(params.layers, layers))
 
 
 def _targets(model, records, where):

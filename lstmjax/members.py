@@ -80,6 +80,7 @@ def fit(
         metric=_metric(task),
         patience=recipe.patience,
         average=recipe.average or None,
+        average_after=recipe.average_after or None,
         mesh=mesh,
         snapshots=snapshots,
         save_every=save_every,
@@ -98,6 +99,8 @@ def recipes_of(recipe: Recipe, settings: dict[str, Sequence[float | int]]) -> li
     """
     for name in settings:
         checks.one_of("a setting of the sweep", name, SWEPT)
+    if recipe.average_after:
+        raise ValueError("average_after is of one run, which looks at how it goes: a sweep has average")
     rows = zip(*settings.values(), strict=True)
     return [checked(recipe._replace(**dict(zip(settings, row, strict=True)))) for row in rows]
 
@@ -195,6 +198,21 @@ def fingerprint(*parts: Sequence[Any]) -> str:
     return hashlib.sha256(json.dumps([list(map(list, part)) for part in parts]).encode()).hexdigest()[:16]
 
 
+def optimizer(recipe: Recipe, steps: int) -> optax.GradientTransformation:
+    """The optimizer of one model, over so many steps: AdamW, whose rate rises over a twentieth of them and falls as a
+    cosine, or plain SGD at one rate; behind a bound on the norm of the gradient."""
+    bound = optax.clip_by_global_norm(recipe.clip / recipe.members)
+    if recipe.optimizer == "sgd":
+        return optax.chain(
+            bound, optax.add_decayed_weights(recipe.weight_decay), optax.scale_by_learning_rate(recipe.learning_rate)
+        )
+    shape = optax.warmup_cosine_decay_schedule(0, 1, max(1, steps // 20), max(2, steps))
+    return optax.chain(
+        bound,
+        optax.adamw(lambda count: recipe.learning_rate * shape(count), weight_decay=recipe.weight_decay),
+    )
+
+
 def _metric(task):
     return "dev_loss" if task.recipe.best == "loss" else task.measure
 
@@ -221,14 +239,9 @@ def _loss(params, batch, key, *, loss, recipe, apart):
 
 
 def _optimizer(task, recipe):
-    """AdamW for each member by itself. Adam does not feel that the mean of the losses makes gradients smaller, but
+    """One for each member by itself. Adam does not feel that the mean of the losses makes gradients smaller, but
     the bound on their norm would: it is made smaller with them. Vectors that are not to be tuned stay as they are."""
-    steps = len(task.batches(0)) * recipe.epochs
-    shape = optax.warmup_cosine_decay_schedule(0, 1, max(1, steps // 20), max(2, steps))
-    one = optax.chain(
-        optax.clip_by_global_norm(recipe.clip / recipe.members),
-        optax.adamw(lambda count: recipe.learning_rate * shape(count), weight_decay=recipe.weight_decay),
-    )
+    one = optimizer(recipe, len(task.batches(0)) * recipe.epochs)
     if task.known is not None and not recipe.tune_vectors:
         frozen = task.known[0]
 

@@ -1,9 +1,8 @@
 """How a text becomes ids: cut into words, looked up, and beside each word the pieces it is made of. NumPy only."""
 
 import json
-import unicodedata
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +12,7 @@ import numpy as np
 from lstmjax import checks, text
 from lstmjax.text import BPE, Vocabulary
 
-TOKENS = ("words", "bpe", "characters")
+TOKENS = ("words", "blanks", "characters", "bpe")  # what a text is cut into; "blanks": what stands between blanks
 MOST = 16  # pieces of a word; of longer ones the later are left out
 SIZES = (3, 4)  # characters of a piece
 
@@ -30,7 +29,7 @@ class Reader(NamedTuple):
     vocabulary: Vocabulary
     bpe: BPE | None = None
     pieces: int = 0  # ids that pieces are hashed to; 0: none
-    characters: bool = False  # whether a text is cut into characters, blanks among them
+    cut: str = "words"  # one of `TOKENS`
 
     @property
     def size(self) -> int:
@@ -38,10 +37,9 @@ class Reader(NamedTuple):
         return len(self.vocabulary) + self.pieces
 
     def tokenise(self, words: str) -> list[str]:
-        """The words of a text; characters are left in their case and width, so that a text can be put together."""
-        if self.characters:
-            return list(" ".join(unicodedata.normalize("NFC", words).split()))
-        return (self.bpe.tokenise if self.bpe else text.tokenise)(words)
+        """The words of a text."""
+        cuts: dict[str, Callable] = {"words": text.tokenise, "blanks": str.split, "characters": list}
+        return self.bpe.tokenise(words) if self.bpe else cuts[self.cut](words)
 
     def write(self, ids: Sequence[int] | np.ndarray) -> str:
         """The text of ids of words.
@@ -50,9 +48,8 @@ class Reader(NamedTuple):
         'it works.'
         """
         tokens = self.vocabulary.decode([int(n) for n in ids])
-        if self.characters:
-            return "".join(tokens).strip()
-        return self.bpe.join(tokens) if self.bpe else text.join(tokens)
+        joins: dict[str, Callable] = {"words": text.join, "blanks": " ".join, "characters": "".join}
+        return self.bpe.join(tokens) if self.bpe else joins[self.cut](tokens)
 
     def read(self, words: str) -> np.ndarray:
         """The ids of a text.
@@ -65,13 +62,14 @@ class Reader(NamedTuple):
     def encode(self, tokens: Sequence[str]) -> np.ndarray:
         """The ids of words that are cut already.
 
-        A word is looked up in its normal form (`text.normalise`); its pieces are those of the word as it is written, so
-        that a capital tells something.
+        Of "words", a word is looked up in its normal form (`text.normalise`); its pieces are those of the word as it is
+        written, so that a capital tells something.
 
         >>> Reader(Vocabulary(["it", "works"])).encode(["It", "works", "well"])
         array([2, 3, 1], dtype=int32)
         """
-        ids = self.vocabulary.encode([text.normalise(token) for token in tokens])
+        plain = [text.normalise(token) for token in tokens] if self.cut == "words" else tokens
+        ids = self.vocabulary.encode(plain)
         if not self.pieces:
             return ids
         table = np.zeros((len(tokens), 1 + MOST), np.int32)
@@ -88,7 +86,7 @@ class Reader(NamedTuple):
             "vocabulary": json.loads(self.vocabulary.to_json()),
             "bpe": json.loads(self.bpe.to_json()) if self.bpe else None,
             "pieces": self.pieces,
-            "characters": self.characters,
+            "cut": self.cut,
         }
 
     @classmethod
@@ -99,8 +97,9 @@ class Reader(NamedTuple):
           KeyError, TypeError, ValueError: something else.
         """
         bpe = BPE.from_json(json.dumps(held["bpe"])) if held["bpe"] else None
-        pieces = checks.size("pieces", held["pieces"], least=0)
-        return cls(Vocabulary(held["vocabulary"]["words"]), bpe, pieces, bool(held.get("characters", False)))
+        cut = held.get("cut", "bpe" if bpe else "words")  # models of before have none
+        checks.one_of("cut", cut, TOKENS)
+        return cls(Vocabulary(held["vocabulary"]["words"]), bpe, checks.size("pieces", held["pieces"], least=0), cut)
 
 
 def learn(
@@ -110,7 +109,7 @@ def learn(
 
     Args:
       texts: those for training.
-      tokens: "words" (`text.tokenise`), "bpe", subwords by byte-pair encoding, or "characters".
+      tokens: "words" (`text.tokenise`), "blanks", "characters", or "bpe", subwords by byte-pair encoding.
       size, min_count: of the vocabulary, as in `Vocabulary.count`.
       pieces: ids that pieces of words are hashed to; 0: none.
 
@@ -124,7 +123,7 @@ def learn(
     texts = list(texts)
     checks.one_of("tokens", tokens, TOKENS)
     bpe = BPE.train(texts, size) if tokens == "bpe" else None
-    reader = Reader(Vocabulary(()), bpe, checks.size("pieces", pieces, least=0), tokens == "characters")
+    reader = Reader(Vocabulary(()), bpe, checks.size("pieces", pieces, least=0), tokens)
     cut = [reader.tokenise(words) for words in texts]
     reader = reader._replace(vocabulary=Vocabulary.count(cut, size=size, min_count=min_count))
     return reader, [reader.encode(tokens) for tokens in cut]
@@ -140,17 +139,25 @@ def lines_of(path: str | Path, what: str) -> list[tuple[int, str]]:
     Raises:
       FileNotFoundError: no such file. ValueError: no UTF-8, or no line.
     """
+    found = [(number, line) for number, line in enumerate(text_of(path).split("\n"), start=1) if line.strip()]
+    if not found:
+        raise ValueError(f"{path} holds no records: expected lines of {what}")
+    return found
+
+
+def text_of(path: str | Path) -> str:
+    """What is in a UTF-8 file.
+
+    Raises:
+      FileNotFoundError: no such file. ValueError: no UTF-8.
+    """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} is no file")
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
+        return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text: {error}") from None
-    found = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
-    if not found:
-        raise ValueError(f"{path} holds no records: expected lines of {what}")
-    return found
 
 
 def pieces_of(tokens: Sequence[str], n: int) -> tuple[int, ...]:

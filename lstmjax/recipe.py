@@ -14,7 +14,7 @@ class Recipe(NamedTuple):
     """Everything that decides a training run, beside the data."""
 
     members: int = 5  # models trained side by side by vmap, whose probabilities are averaged
-    tokens: str = "words"  # or "bpe", or "characters"
+    tokens: str = "words"  # or another of `reader.TOKENS`
     vocabulary: int = 20000
     min_count: int = 1
     pieces: int = 0  # ids that pieces of words are hashed to (`reader.Reader`); 0: words only
@@ -57,20 +57,31 @@ class Recipe(NamedTuple):
     target_vocabulary: int = 0  # translate: vocabulary of the target; 0: as `vocabulary`
     decoder: tuple[int, ...] = (64,)  # translate: units of each layer of the decoder
     attention: str = "general"  # translate: one of `seq2seq.ATTENTIONS`
-    feeding: bool = True  # translate: input feeding, and the other options of `seq2seq.init`
-    tied: bool = True
-    lexical: bool = False
+    feeding: bool = True  # translate: input feeding
+    lexical: bool = False  # translate: a lexical part, as in `seq2seq.init`
+    tied: bool = True  # translate, language: whether the weights of the softmax are the embedding
     sampling: float = 0.0  # translate: share of tokens put in that are the model's own in training
     beam: int = 5  # translate: width of the search; 1 is greedy
     length_penalty: float = 1.0  # translate: of the search (`decoding.beam`)
     coverage: float = 0.0  # translate: weight of `decoding.coverage` in the search
     bleu: str = "13a"  # translate: how sacrebleu cuts words; "none" for texts that are cut, "zh", "char"
+    optimizer: str = "adamw"  # whose rate rises and falls; or "sgd", without momentum and at one rate
+    average_after: int = 0  # NT-ASGD: the mean of the weights, once dev was not better for so many epochs; 0: none
+    pretrained: str = ""  # classify: folder of a language model, whose words and first layers are begun with
+    bptt: int = 70  # language: steps of a window, within which gradients go back
+    random_bptt: bool = False  # language: whether windows have random lengths, about that
+    samples: int = 0  # language: words that stand for all others in training; 0: all
+    cutoffs: tuple[int, ...] = ()  # language: of an adaptive softmax; none: a plain one
+    weight_dropout: float = 0.0  # language: dropout of the weights of h
+    ar: float = 0.0  # language: what large outputs cost
+    tar: float = 0.0  # language: what outputs that change fast cost
 
 
 # What a sweep may vary, by the names of the command line: numbers that change no shape.
 SWEPT = ("learning_rate", "weight_decay", "clip", "dropout", "recurrent", "word_dropout", "smoothing", "seed")
 TARGETS = ("label", "score")
 BLEUS = ("13a", "none", "zh", "char")
+OPTIMIZERS = ("adamw", "sgd")
 
 
 class File(NamedTuple):
@@ -132,24 +143,25 @@ def checked(recipe: Recipe) -> Recipe:
     checks.one_of("target", recipe.target, TARGETS)
     checks.one_of("best", recipe.best, ("measure", "loss"))
     checks.one_of("head", recipe.head, matcher.HEADS)
+    checks.one_of("optimizer", recipe.optimizer, OPTIMIZERS)
     sizes = ("members", "vocabulary", "min_count", "embedding", "width", "batch_size", "buckets", "epochs", "patience")
-    for name in sizes:
+    for name in (*sizes, "bptt"):
         checks.size(name, getattr(recipe, name))
     checks.one_of("target_tokens", recipe.target_tokens, ("", *TOKENS))
     checks.one_of("attention", recipe.attention, seq2seq.ATTENTIONS)
     checks.one_of("bleu", recipe.bleu, BLEUS)
     checks.size("beam", recipe.beam)
     encoder.widths_of(recipe.decoder)
-    for name in ("pieces", "reach", "seed", "order", "target_vocabulary"):
+    for name in ("pieces", "reach", "seed", "order", "target_vocabulary", "average_after", "samples"):
         checks.size(name, getattr(recipe, name), least=0)
     for name in ("learning_rate", "clip"):
         checks.positive(name, getattr(recipe, name))
-    for name in ("dropout", "recurrent", "word_dropout", "smoothing", "average", "sampling"):
+    for name in ("dropout", "recurrent", "word_dropout", "smoothing", "average", "sampling", "weight_dropout"):
         checks.rate(name, getattr(recipe, name))
     flags = ("tune_vectors", "bidirectional", "several", "variational", "overlap", "highway", "linear_part")
-    for name in (*flags, "reverse", "shared", "feeding", "tied", "lexical"):
+    for name in (*flags, "reverse", "shared", "feeding", "tied", "lexical", "random_bptt"):
         checks.flag(name, getattr(recipe, name))
-    for name in ("weight_decay", "balance", "length_penalty", "coverage"):
+    for name in ("weight_decay", "balance", "length_penalty", "coverage", "ar", "tar"):
         checks.finite(name, getattr(recipe, name))
         if getattr(recipe, name) < 0:
             raise ValueError(f"{name} should be a number of at least 0, got {getattr(recipe, name)}")
@@ -157,6 +169,12 @@ def checked(recipe: Recipe) -> Recipe:
         raise ValueError("outside is for texts with one label each: where several is True, a text may have none")
     if recipe.head == "manhattan" and recipe.target == "label":
         raise ValueError('head = "manhattan" gives a similarity: target should be "score", got "label"')
+    if recipe.average and recipe.average_after:
+        raise ValueError("average and average_after are two means of the weights: give one of them")
+    if recipe.pretrained and recipe.vectors:
+        raise ValueError("pretrained and vectors both say what words begin with: give one of them")
+    if recipe.cutoffs and (recipe.tied or recipe.samples):
+        raise ValueError("cutoffs are of an adaptive softmax, which is neither tied nor sampled: give tied = False")
     encoder.check_pooling("pooling", recipe.pooling)
     return recipe
 

@@ -111,11 +111,13 @@ class Vocabulary:
     @classmethod
     def count(cls, texts: Iterable[Sequence[str]], *, size: int | None = None, min_count: int = 1) -> "Vocabulary":
         """The words of tokenised texts that occur at least `min_count` times, most frequent first, at most `size` of
-        them with the two specials; ties in the order of the alphabet, so that the same texts give the same ids."""
+        them with the two specials; ties in the order of the alphabet, so that the same texts give the same ids. A
+        `<unk>` in a text is an unknown word."""
         checks.size("min_count", min_count)
         if size is not None and checks.size("size", size) < 2:
             raise ValueError(f"size should be at least 2, for padding and unknown words, got {size}")
         counts = Counter(word for tokens in texts for word in tokens)
+        del counts["<unk>"]
         words = sorted((w for w, n in counts.items() if n >= min_count), key=lambda w: (-counts[w], w))
         return cls(words if size is None else words[: size - 2])
 

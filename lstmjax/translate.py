@@ -1,5 +1,6 @@
 """Text in one language in, text in another out: vocabularies, model, training and search put together."""
 
+import unicodedata
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -140,7 +141,7 @@ def translate(
         batch = members.padded(sequences, bucket, size)
         tokens, lengths = map(np.asarray, _search(model.params, *batch, **how, steps=2 * bucket.length + 10))
         for row, ids, n in zip(bucket.rows, tokens, lengths, strict=False):
-            found[rows[row]] = model.target.write(ids[:n])
+            found[rows[row]] = model.target.write(ids[:n]).strip()
     return found
 
 
@@ -217,8 +218,8 @@ def load(folder: str | Path) -> Model:
 
 
 def ids_of(read: Reader, words: str) -> np.ndarray:
-    """The ids [T] of a text and its end."""
-    return np.append(read.read(words), END).astype(np.int32)
+    """The ids [T] of a text, its blanks made single, and its end."""
+    return np.append(read.read(_tidy(words)), END).astype(np.int32)
 
 
 def _task(training, dev, recipe):
@@ -276,7 +277,7 @@ def _readers(training, recipe):
             raise ValueError(f"{name} is not for translate, got {given!r}")
     if recipe.cell != "lstm":
         raise ValueError(f'cell should be "lstm" for translate, got {recipe.cell!r}')
-    sides = [[record[side] for record in training] for side in (0, 1)]
+    sides = [[_tidy(record[side]) for record in training] for side in (0, 1)]
     if not recipe.shared:
         return [
             reader.learn(texts, tokens=how, size=size, min_count=recipe.min_count)[0]
@@ -285,6 +286,11 @@ def _readers(training, recipe):
     if tokens != recipe.tokens or len(set(sizes)) > 1:
         raise ValueError("shared is True: target_tokens and target_vocabulary should be left out")
     return [reader.learn([*sides[0], *sides[1]], tokens=tokens, size=sizes[0], min_count=recipe.min_count)[0]] * 2
+
+
+def _tidy(words):
+    """A text in Unicode's NFC form, with single blanks: where characters are words, others would count."""
+    return " ".join(unicodedata.normalize("NFC", words).split())
 
 
 def _sides(model, records, where):

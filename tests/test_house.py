@@ -38,6 +38,7 @@ ROWS = {
     "crf": 6,
     "spans": 6,
     "decoding": 6,
+    "cache": 6,
     "text": 6,
     "vectors": 6,
     "datasets/records": 6,
@@ -60,8 +61,9 @@ ROWS = {
     "train/sweeps": 7,
     "train/finder": 7,
     "train/curves": 7,
-    # what is dropped or held back in a layer
+    # what is dropped or held back in a layer; a softmax over many words
     "regularise": 7,
+    "softmax": 7,
     # the ways to compute a layer over time: scan says what is right, fused and associative fall back on it where
     # they have nothing of their own, chunked is the arithmetic of fused and kernel that of persistent, on a GPU by what
     # nvcc builds; dispatch chooses
@@ -86,11 +88,10 @@ ROWS = {
     "reader": 14,
     "recipe": 16,
     "members": 17,
-    "classify": 18,
+    "language": 18,
     "match": 18,
-    "tag": 18,
-    "translate": 18,
-    "explain": 19,
+    "classify": 19,
+    "explain": 20,
     # the command line
     "commands/tasks": 20,
     "commands/sets": 20,

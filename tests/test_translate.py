@@ -125,7 +125,8 @@ def test_members_are_averaged_in_probability():
     [
         ("words", "It isn't bad, (真的不错)!", "it isn't bad, (真的不错)!"),
         ("bpe", "It isn't bad , it is good", "it isn't bad , it is good"),
-        ("characters", "Tom  说：“不错！”", "Tom 说：“不错！”"),
+        ("characters", "Tom  说：“不错！”", "Tom  说：“不错！”"),
+        ("blanks", "Tom  <unk> isn't", "Tom <unk> isn't"),
     ],
 )
 def test_what_is_read_can_be_written(tokens, words, cut):
@@ -133,8 +134,16 @@ def test_what_is_read_can_be_written(tokens, words, cut):
     back = reader.Reader.from_json(json.loads(json.dumps(read.to_json())))
     for one in (read, back):
         assert one.write(one.read(words)) == cut
-    old = {name: value for name, value in read.to_json().items() if name != "characters"}
-    assert reader.Reader.from_json(old).characters is False
+    old = {name: value for name, value in read.to_json().items() if name != "cut"}
+    assert reader.Reader.from_json(old).cut == ("bpe" if tokens == "bpe" else "words")
+
+
+def test_blanks_of_characters_are_made_single():
+    read, _ = reader.learn(["Tom 说 é"], tokens="characters", size=60)
+    np.testing.assert_array_equal(
+        translate.ids_of(read, " Tom \u3000说  e\u0301\n"), translate.ids_of(read, "Tom 说 é")
+    )
+    assert translate.ids_of(read, "é")[0] > text.UNK
 
 
 def test_score():

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from lstmjax import baselines, classify, match, metrics, reader, skipgram, tag, translate
+from lstmjax import baselines, classify, language, match, metrics, reader, skipgram, tag, translate
 from lstmjax.commands.tasks import Task
 
 LINEAR = {  # by the name it has in a table: features and model
@@ -21,11 +21,14 @@ def baseline_scores(
     task: Task, model: Any, training: Sequence, dev: Sequence, test: Sequence, names: Sequence[str] = QUICK
 ) -> dict[str, float]:
     """The measure of each baseline of these names on the test records, fitted to the training records; the majority
-    class too where pairs or texts have one label. Thresholds of several labels are tuned on dev.
+    class too where pairs or texts have one label. Thresholds of several labels are tuned on dev. Of a language model,
+    the perplexity of words without those before them.
 
     Raises:
       ImportError: scikit-learn is not there.
     """
+    if task.module is language:
+        return {"words by their frequency": language.unigram(model, str(training), str(test))}
     if task.module is translate:
         sources, targets, others, right = ([r[side] for r in part] for part in (training, test) for side in (0, 1))
         remembered = baselines.memory(sources, targets, others)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lstmjax import checkpoint, classify, datasets, match, tag, translate
+from lstmjax import checkpoint, classify, datasets, language, match, tag, translate
 from lstmjax.recipe import File, Recipe, names, read
 
 
@@ -16,10 +16,10 @@ class Task(NamedTuple):
 
     module: ModuleType  # fit, sweep, evaluate, measure, save, load
     recipe: Recipe  # where nothing else is said
-    of_set: Callable[[datasets.Dataset, Recipe, Sequence[str]], list[list]]  # the records of these splits of a set
-    of_file: Callable[[str, Recipe], list]  # those of a file
+    of_set: Callable[[datasets.Dataset, Recipe, Sequence[str]], list]  # the records of these splits of a set
+    of_file: Callable[[str, Recipe], Any]  # those of a file
     line: str  # what a line of such a file is
-    split: Callable[[list, Recipe], Sequence[list]]  # of records: train, dev and test, 80 / 10 / 10
+    split: Callable[[Any, Recipe], Any]  # of records: train, dev and test, 80 / 10 / 10
 
 
 def _texts(one, recipe, splits):
@@ -92,6 +92,25 @@ def _turned(records, recipe):
     return [tuple(record)[:: -1 if recipe.reverse else 1] for record in records]
 
 
+def _running(one, recipe, splits):
+    """The text of each split: as it is, or a line for each record."""
+    found = []
+    for held in datasets.load(one.name, *splits).values():
+        if isinstance(held, str):
+            found.append(held)
+            continue
+        if not isinstance(held, list) or not (isinstance(held[0], str) or hasattr(held[0], "text")):
+            raise ValueError(f"{one.name} ({one.task}) is no set of texts")
+        found.append("".join(f"{_line(record)}\n" for record in held))
+    return found
+
+
+def _line(record):
+    if isinstance(record, datasets.Poem):
+        return f"{record.tune}：{record.text}"  # the tune says how long each verse is
+    return record if isinstance(record, str) else record.text
+
+
 _CLASSIFY = Task(
     classify,
     Recipe(),
@@ -150,10 +169,18 @@ TASKS = {
         "source TAB target",
         _split_pairs,
     ),
+    "language": Task(
+        language,
+        language.RECIPE,
+        _running,
+        lambda path, recipe: language.read(path),
+        "text",
+        lambda records, recipe: language.split(records),
+    ),
 }
 
 
-def of_set(task: Task, name: str, recipe: Recipe, *splits: str) -> list[list]:
+def of_set(task: Task, name: str, recipe: Recipe, *splits: str) -> list:
     """The records of these splits of a set by name. A set without a test split lends its dev split, and a tenth of its
     training split is its dev split then."""
     one = datasets.about(name)

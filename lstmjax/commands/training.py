@@ -29,13 +29,16 @@ def train(options: argparse.Namespace) -> int:
     file = recipe_file(options.task, options.data, options.config)
     task, data = TASKS[file.task], options.data or file.data or None
     recipe = _recipe(options, task.recipe._replace(**file.settings))
+    if options.sweep and not hasattr(task.module, "sweep"):
+        raise ValueError(f"{file.task} has no sweep: train its models one after the other")
     mesh = _mesh(options.devices)
     # Beside the model, since a model folder holds a model and nothing else.
     run = Path(f"{options.out}.run")
     if not options.resume and any((run / "snapshots").glob("[0-9]*")):
         raise ValueError(f"{run} holds a run that was not finished: --resume goes on with it; or remove the folder")
     training, dev, test = _records(console, options, task, data, recipe)
-    console.print(f"train {len(training):,}, dev {len(dev):,}, test {len(test):,} records", highlight=False)
+    what = "characters" if isinstance(training, str) else "records"
+    console.print(f"train {len(training):,}, dev {len(dev):,}, test {len(test):,} {what}", highlight=False)
     began = time.perf_counter()
     if not options.resume:
         (run / curves.LOG).unlink(missing_ok=True)

@@ -1,15 +1,16 @@
-"""`predict`, `translate`, `evaluate`, `search` and `explain`: what a saved model is for."""
+"""`predict`, `roles`, `translate`, `generate`, `evaluate`, `search` and `explain`: what a saved model is for."""
 
 import argparse
 import json
 import sys
 from itertools import islice
 
+import jax
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from lstmjax import classify, datasets, explain, match, spans, tag, translate
+from lstmjax import classify, datasets, explain, language, match, spans, tag, translate
 from lstmjax.commands.tasks import of_set, task_of
 from lstmjax.reader import lines_of
 from lstmjax.text import treebank_words
@@ -18,7 +19,7 @@ from lstmjax.text import treebank_words
 def predict(options: argparse.Namespace) -> int:
     """Label texts given as arguments, or line by line from standard input: `label TAB probability TAB text`. Pairs are
     two arguments, or lines of text TAB text; pairs with scores give `score TAB text TAB text`. Spans are given as
-    `label=words TAB ... TAB text`."""
+    `label=words TAB ... TAB text`; of a language model `nats TAB text`, what the text costs it."""
     task = task_of(options.model)
     if task.module is translate:
         raise ValueError(f"{options.model} holds a translator: python -m lstmjax translate --model {options.model}")
@@ -40,6 +41,10 @@ def predict(options: argparse.Namespace) -> int:
             print(head, *pair, sep="\t")
         return 0
     texts = options.text or lines
+    if task.module is language:
+        for words, nats in zip(texts, language.score(model, texts), strict=True):
+            print(f"{nats:.4f}", words, sep="\t")
+        return 0
     found = classify.predict(model, texts)
     for words, row, labels in zip(texts, found, classify.decide(model, found), strict=True):
         if model.recipe.several:
@@ -92,18 +97,22 @@ def translations(options: argparse.Namespace) -> int:
 def evaluate(options: argparse.Namespace) -> int:
     """Measure a model on a file of records, or on the test split of a set."""
     task = task_of(options.model)
+    if options.cache and task.module is not language:
+        raise ValueError(f"{options.model} is no language model: --cache is for those")
     model = task.module.load(options.model)
     if options.data in datasets.names():
         (records,) = of_set(task, options.data, model.recipe, "test")
     else:
         records = task.of_file(options.data, model.recipe)
-    found = task.module.evaluate(model, records)
+    how = {"cache": _cache(options.cache)} if options.cache else {}
+    found = task.module.evaluate(model, records, **how)
     if options.json:
         print(json.dumps(found, ensure_ascii=False))
         return 0
     console = Console()
     named = (f"{name.replace('_', ' ')} {value:.4f}" for name, value in found.items() if isinstance(value, float))
-    console.print(f"{found['records']:,} records, {', '.join(named)}", highlight=False)
+    what = "records" if "records" in found else "tokens"
+    console.print(f"{found[what]:,} {what}, {', '.join(named)}", highlight=False)
     if "f1" not in found:
         return 0
     confusion = found.get("confusion") if len(found["f1"]) <= 12 else None  # wider ones are for --json
@@ -130,6 +139,8 @@ def search(options: argparse.Namespace) -> int:
 def show(options: argparse.Namespace) -> int:
     """Show what a model looks at in a text, or how it aligns a pair: in the terminal, and as a picture or page."""
     task = task_of(options.model)
+    if task.module is language:
+        raise ValueError(f"{options.model} is a language model: explain is for texts with labels and for pairs")
     model = task.module.load(options.model)
     if task.module is match:
         if len(options.text) != 2:
@@ -149,6 +160,24 @@ def show(options: argparse.Namespace) -> int:
         explain.to_file(found, options.out)
         print(f"Drawn to {options.out}")
     return 0
+
+
+def generate(options: argparse.Namespace) -> int:
+    """Go on with a text as a language model has it."""
+    if task_of(options.model).module is not language:
+        raise ValueError(f"{options.model} is no language model: generate needs one of the task language")
+    how = dict(tokens=options.tokens, temperature=options.temperature, top_k=options.top_k, top_p=options.top_p)
+    print(language.generate(language.load(options.model), options.prompt, jax.random.key(options.seed), **how))
+    return 0
+
+
+def _cache(given):
+    """A cache of WINDOW,THETA,LAMBDA."""
+    try:
+        window, theta, share = given.split(",")
+        return language.Cache(int(window), float(theta), float(share))
+    except ValueError:
+        raise ValueError(f"--cache should be WINDOW,THETA,LAMBDA, such as 2000,0.3,0.1, got {given!r}") from None
 
 
 def _pairs(given, lines):

@@ -33,7 +33,7 @@ class Fitted(NamedTuple):
 
 
 def fit(
-    loss: Callable[[Any, Any, Array], Array],
+    loss: Callable[..., Any],
     params: Any,
     optimizer: optax.GradientTransformation,
     batches: Callable[[int], Sequence[Any]],
@@ -45,6 +45,8 @@ def fit(
     patience: int | None = None,
     accumulate: int = 1,
     average: float | None = None,
+    average_after: int | None = None,
+    carry: Any = None,
     bad_steps: int = 10,
     mesh: jax.sharding.Mesh | None = None,
     specs: Any = None,
@@ -58,7 +60,7 @@ def fit(
     """Train, evaluate after each epoch, and keep the params of the best one.
 
     Args:
-      loss: (params, batch, key) -> scalar.
+      loss: (params, batch, key) -> scalar; with a carry, (params, carry, batch, key) -> (scalar, carry).
       params: to begin with; they are not changed.
       optimizer: any optax chain.
       batches: epoch number (from 0) -> the batches of that epoch, in order: anything with a length and an index, asked
@@ -73,6 +75,13 @@ def fit(
       patience: stop after so many epochs without a better one; None never does.
       accumulate: parts of a batch, run one after the other (`make_step`).
       average: keep a running mean of the params (`make_step`); it is evaluated, and kept as best, in their place.
+      average_after: n, of NT-ASGD: the params themselves until an evaluation, v_t of `metric`, is worse than the best
+        one that is more than n evaluations old; from then on the mean of all params since, evaluated and kept as best
+        in their place (Merity et al. 2018, section 4, algorithm 1):
+
+            m = 1 / (k - T + 1) sum_{i = T .. k} params_i,   T the step where t > n and v_t > min_{l < t - n} v_l
+
+      carry: what goes on from batch to batch (`make_step`), a tree of arrays; each epoch begins with this one.
       bad_steps: so many steps in a row whose loss or gradient is not finite end the run; each of them leaves params and
         optimizer as they were.
       mesh: devices that share each batch (`devices.mesh`): the first axis of each leaf is split over them, and the
@@ -105,8 +114,16 @@ def fit(
     (3, 2.0)
     """
     _check(key, epochs, patience, bad_steps, mesh, specs, snapshots, save_every, resume)
+    _check_means(average, average_after, accumulate, carry)
     # The step donates its state: what the caller gave is copied, so that it outlives the first one.
-    state: Any = init_state(jax.tree.map(jnp.copy, params), optimizer, jnp.copy(key), average=average)
+    state: Any = init_state(
+        jax.tree.map(jnp.copy, params),
+        optimizer,
+        jnp.copy(key),
+        average=average,
+        waits=average_after is not None,
+        carry=jax.tree.map(jnp.copy, carry),
+    )
     state = state._replace(best=Best(jax.tree.map(jnp.copy, params), jnp.zeros((), jnp.int32)))
     options: dict[str, Any] = {"donate_argnums": 0}
     place = as_it_is if jax.default_backend() == "cpu" else jax.device_put
@@ -116,6 +133,7 @@ def fit(
         options["out_shardings"] = (where._replace(best=None), None)
         place = _by_rows(mesh)
     history: list[dict[str, Any]] = []
+    first_carry = jax.tree.map(jnp.copy, state.carry)
     resumed = snapshots is not None and bool(snapshots.steps())
     if resumed:
         state, history = _go_on(snapshots, state, about)
@@ -152,10 +170,12 @@ def fit(
                     best_epoch == 0 or sign * record[metric] > sign * history[best_epoch - 1][metric]
                 )
                 history.append(record)
+                if average_after is not None and int(state.averaged) == 0 and _stalled(history, metric, average_after):
+                    state = state._replace(averaged=jnp.ones_like(state.averaged))
                 if better:
                     best_epoch = epoch + 1
                     best = Best(jax.tree.map(jnp.copy, state.weights), jnp.full_like(best.epoch, best_epoch))
-                state = run.turn(state)
+                state = run.turn(state, first_carry)
                 run.watch.epoch_ends(record, better)
                 asked = save_every and record["step"] % save_every == 0
                 if asked or (snapshots is not None and snapshots.due()):
@@ -234,6 +254,7 @@ class _Run:
         self.watch.stepped(epoch, number, loss, bad == 0, tokens)
         if bad >= self.bad_steps:
             places = ["the loss", *(f"the gradient of {name}" if name else "the gradient" for name in self.named)]
+            places += ["the carry"] * (len(report.finite) - len(places))
             wrong = [place for place, fine in zip(places, np.asarray(report.finite), strict=True) if not fine]
             if len(wrong) > 5:
                 wrong = [*wrong[:5], f"{len(wrong) - 5} more"]
@@ -262,6 +283,29 @@ def _check(key, epochs, patience, bad_steps, mesh, specs, snapshots, save_every,
         raise TypeError(f"snapshots should be a Snapshots, got {checks.show(snapshots)}")
     else:
         snapshots.check_resume(resume)
+
+
+def _check_means(average, average_after, accumulate, carry):
+    if average_after is not None:
+        checks.size("average_after", average_after)
+        if average is not None:
+            raise ValueError("average and average_after are two means of the params: give one of them")
+    for name, leaf in leaves.named(carry).items():
+        if not checks.is_array(leaf):
+            raise TypeError(f"carry{name and '.'}{name} should be an array, got {checks.show(leaf)}")
+    if carry is not None and checks.size("accumulate", accumulate) > 1:
+        raise ValueError(
+            f"accumulate should be 1 with a carry, which goes on from batch to batch and not from part to part, got "
+            f"{accumulate}"
+        )
+
+
+def _stalled(history, metric, n):
+    """Whether the last measure is worse than the best of those more than n evaluations before it."""
+    sign = -1 if metric.endswith("loss") else 1
+    *before, now = (sign * record[metric] for record in history)
+    old = [value for value in before[: max(0, len(before) - n)] if math.isfinite(value)]
+    return bool(old) and now < max(old)
 
 
 def _go_on(snapshots, state, about):

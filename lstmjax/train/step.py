@@ -31,8 +31,10 @@ class State(NamedTuple):
     loss_sum: Array  # float, over the batches of this epoch whose loss and gradients were finite
     skipped: Array  # int32: batches of this epoch that were not
     in_a_row: Array  # int32: how many of the last batches were not
-    average: Any = None  # a running mean of the params, if one is kept
+    average: Any = None  # a mean of the params, if one is kept
     best: Best | None = None
+    averaged: Any = None  # int32: the params in a mean that waits for its sign; 0: it still waits; None: another mean
+    carry: Any = None  # what goes on from batch to batch within an epoch, if anything does
 
     @property
     def weights(self) -> Any:
@@ -44,33 +46,51 @@ class Report(NamedTuple):
     """What a step says of itself."""
 
     loss: Array  # before the step
-    finite: Array  # bool [1 + leaves]: of the loss, then of the gradient of each leaf of the params, in order
+    finite: (
+        Array  # bool [1 + leaves]: of the loss, then of the gradient of each leaf of the params, in order; last, the
+    )
+    # carry, if there is one
     in_a_row: Array  # int32: of the state after it
 
 
 def init_state(
-    params: Any, optimizer: optax.GradientTransformation, key: Array, *, average: float | None = None
+    params: Any,
+    optimizer: optax.GradientTransformation,
+    key: Array,
+    *,
+    average: float | None = None,
+    waits: bool = False,
+    carry: Any = None,
 ) -> State:
-    """The state before the first step; with `average`, one for a step that keeps a mean of the params."""
+    """The state before the first step: with `average`, or `waits`, for a step that keeps a mean of the params; with
+    `carry`, for a loss that hands one on."""
     with jax.numpy_dtype_promotion("standard"):
         opened = optimizer.init(params)
     # An array each: a step donates its state, and no buffer can be given away twice.
     step, epoch, batch, skipped, in_a_row = (jnp.zeros((), jnp.int32) for _ in range(5))
     total = jnp.zeros((), jnp.result_type(float))
-    mean = None if average is None else jax.tree.map(jnp.copy, params)
-    return State(params, opened, key, step, epoch, batch, total, skipped, in_a_row, mean)
+    mean = jax.tree.map(jnp.copy, params) if waits or average is not None else None
+    averaged = jnp.zeros((), jnp.int32) if waits else None
+    return State(
+        params, opened, key, step, epoch, batch, total, skipped, in_a_row, mean, averaged=averaged, carry=carry
+    )
 
 
-def next_epoch(state: State) -> State:
-    """The state at the beginning of the epoch after this one; of one run, or of many in one."""
+def next_epoch(state: State, carry: Any = None) -> State:
+    """The state at the beginning of the epoch after this one; of one run, or of many in one. With what is carried at
+    the beginning of an epoch, if anything is."""
     zero = jnp.zeros_like
     return state._replace(
-        epoch=state.epoch + 1, batch=zero(state.batch), loss_sum=zero(state.loss_sum), skipped=zero(state.skipped)
+        epoch=state.epoch + 1,
+        batch=zero(state.batch),
+        loss_sum=zero(state.loss_sum),
+        skipped=zero(state.skipped),
+        carry=jax.tree.map(jnp.copy, carry),  # jit would hand on the buffer itself, for the next step to give away
     )
 
 
 def make_step(
-    loss: Callable[[Any, Any, Array], Array],
+    loss: Callable[..., Any],
     optimizer: optax.GradientTransformation,
     *,
     accumulate: int = 1,
@@ -85,8 +105,15 @@ def make_step(
     `skipped` and `in_a_row`, and the step number goes on. The check is on the gradient as it comes, before any clipping
     in the optimizer's chain spreads a NaN over all leaves.
 
+    Of a state with a carry, such as the state of a recurrent layer that goes on from one window of a text to the next:
+
+        loss, carry = loss(params, carry, batch, key)
+
+    No gradient goes from a step to the one before (Mikolov et al. 2011, section 3), and a step that is not finite, in
+    its carry too, leaves the carry as it was.
+
     Args:
-      loss: (params, batch, key) -> scalar.
+      loss: (params, batch, key) -> scalar; of a state with a carry, (params, carry, batch, key) -> (scalar, carry).
       optimizer: any optax chain.
       accumulate: parts that a batch is cut into along the first axis of each leaf, to be run one after the other in a
         part of the memory; loss and gradient are the means of theirs.
@@ -95,11 +122,16 @@ def make_step(
 
             m = d_t m + (1 - d_t) params,   d_t = min(d, (1 + t) / (10 + t)) after step t = 1, 2, ...
 
+        A state that `waits` has another mean, in which all params count the same from the sign on (`fit`):
+
+            m = params where averaged = 0, else m + (params - m) / (averaged + 1), averaged + 1
+
     Returns:
       (state, batch) -> (state, `Report`).
 
     Raises:
-      TypeError, ValueError: naming the argument; when traced, a batch that `accumulate` does not divide.
+      TypeError, ValueError: naming the argument; when traced, a batch that `accumulate` does not divide, a carry where
+        there are parts, a next carry of other shapes or dtypes.
 
     >>> step = make_step(lambda w, batch, key: (w - batch) ** 2, optax.sgd(0.25))
     >>> state, report = step(init_state(jnp.float32(0), optax.sgd(0.25), jax.random.key(0)), jnp.float32(2))
@@ -115,24 +147,49 @@ def make_step(
     gradient = jax.value_and_grad(loss)
     if accumulate > 1:
         gradient = _in_parts(gradient, accumulate)
+    handing_on = jax.value_and_grad(loss, has_aux=True)
 
     def step(state: State, batch: Any) -> tuple[State, Report]:
         key = jax.random.fold_in(state.key, state.step)
-        value, gradients = gradient(state.params, batch, key)
+        if state.carry is None:
+            (value, gradients), carry = gradient(state.params, batch, key), None
+        else:
+            if accumulate > 1:
+                raise ValueError(f"accumulate should be 1 where something is carried from batch to batch: {accumulate}")
+            (value, carry), gradients = handing_on(state.params, state.carry, batch, key)
+            kinds = [jax.tree.map(leaves.kind, tree) for tree in (state.carry, carry)]
+            if kinds[0] != kinds[1]:
+                raise ValueError(
+                    f"loss should return the next carry in the shapes of the carry, {kinds[0]}: {kinds[1]}"
+                )
         if jnp.ndim(value):
             raise ValueError(f"loss should give a scalar, got shape {jnp.shape(value)}")
         finite = leaves.finite((value, gradients))
+        if carry is not None:
+            finite = jnp.append(finite, leaves.finite(carry).all())
         ok = finite.all()
         # optax counts on promotion, also where a caller has set JAX to be strict about it.
         with jax.numpy_dtype_promotion("standard"):
             updates, opened = optimizer.update(gradients, state.optimizer, state.params)
             params = optax.apply_updates(state.params, updates)
             total = state.loss_sum + jnp.where(ok, value, 0)
-        params, opened = jax.tree.map(
-            lambda new, old: jnp.where(ok, new, old), (params, opened), (state.params, state.optimizer)
+        params, opened, carry = jax.tree.map(
+            lambda new, old: jnp.where(ok, new, old),
+            (params, opened, carry),
+            (state.params, state.optimizer, state.carry),
         )
-        mean = state.average
-        if average is not None:
+        mean, averaged = state.average, state.averaged
+        if averaged is not None:
+            on = averaged > 0
+            averaged = averaged + (on & ok).astype(jnp.int32)
+            # A bad step counts for nothing: params and the mean that waits are what they were.
+            share = jnp.where(ok, 1 / jnp.maximum(averaged, 1).astype(jnp.float32), 0)
+            mean = jax.tree.map(
+                lambda m, w: jnp.where(on, m + share.astype(m.dtype) * (w - m), w),
+                mean,
+                params,
+            )
+        elif average is not None:
             t = (state.step + 1).astype(jnp.float32)
             share = jnp.where(ok, 1 - jnp.minimum(average, (1 + t) / (10 + t)), 0)
             mean = jax.tree.map(lambda m, w: m + share.astype(m.dtype) * (w - m), mean, params)
@@ -147,6 +204,8 @@ def make_step(
             skipped=state.skipped + bad,
             in_a_row=in_a_row,
             average=mean,
+            averaged=averaged,
+            carry=carry,
         )
         return state, Report(value, finite, in_a_row)
 
