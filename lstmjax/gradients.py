@@ -31,8 +31,8 @@ def over_time(params: Any, xs: Array, loss: Callable[[Any, Array], Array], *, le
       lengths: int [*batch]; None: all T. At padded steps the outputs, and the norms, are 0.
 
     Returns:
-      In the containers of `params`, `LSTMState` or another of norms [T, *batch] each, over the units of a layer. That of
-      the whole state is the root of the sum of their squares.
+      In the containers of `params`, `LSTMState` or another of norms [T, *batch] each, over the units of a layer. The
+      norm for the whole state is the root of the sum of their squares.
 
     Raises:
       TypeError, ValueError: as `run`; a `loss` that gives no scalar.

@@ -33,6 +33,13 @@ class Recipe(NamedTuple):
     head: str = "align"  # match: one of `matcher.HEADS`
     width: int = 64  # match: units of the head
     overlap: bool = False  # match: whether a word says if it stands in the other text too
+    steps: int = 100  # sequence: T of adding and copy
+    drawn: int = 10000  # sequence: how many of these make an epoch
+    chunk: int = 1  # sequence: pixels that are read at a step
+    permute: int = 0  # sequence: seed of an order of the pixels, the same for all pictures; 0: as they stand
+    transpose: int = 0  # sequence: semitones that a piece is moved by at most, up or down, in training
+    forget_bias: float = 1.0  # sequence: of an LSTM at init
+    chrono: int = 0  # sequence: the longest lag to be bridged (`init_lstm`); 0: the forget bias
     dropout: float = 0.5
     variational: bool = False  # dropout of the same features at every step of a text
     recurrent: float = 0.0  # dropout of h where it meets its weights
@@ -118,7 +125,9 @@ def checked(recipe: Recipe) -> Recipe:
     sizes = ("members", "vocabulary", "min_count", "embedding", "width", "batch_size", "buckets", "epochs", "patience")
     for name in sizes:
         checks.size(name, getattr(recipe, name))
-    for name in ("pieces", "seed", "order"):
+    for name in ("steps", "drawn", "chunk"):
+        checks.size(name, getattr(recipe, name))
+    for name in ("pieces", "seed", "order", "permute", "transpose", "chrono"):
         checks.size(name, getattr(recipe, name), least=0)
     for name in ("learning_rate", "clip"):
         checks.positive(name, getattr(recipe, name))
@@ -126,6 +135,7 @@ def checked(recipe: Recipe) -> Recipe:
         checks.rate(name, getattr(recipe, name))
     for name in ("tune_vectors", "bidirectional", "several", "variational", "overlap"):
         checks.flag(name, getattr(recipe, name))
+    checks.finite("forget_bias", recipe.forget_bias)
     for name in ("weight_decay", "balance"):
         checks.finite(name, getattr(recipe, name))
         if getattr(recipe, name) < 0:

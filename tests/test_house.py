@@ -40,6 +40,7 @@ ROWS = {
     "text": 6,
     "vectors": 6,
     "datasets/records": 6,
+    "datasets/generated": 6,
     "train/step": 6,
     "train/snapshots": 6,
     "train/feed": 6,
@@ -77,6 +78,7 @@ ROWS = {
     "sequence": 13,
     # whole models, weights from elsewhere, and what to beat
     "skipgram": 14,
+    "gradients": 14,
     "models/encoder": 14,
     "models/*": 15,
     "interop/*": 14,
@@ -87,6 +89,7 @@ ROWS = {
     "members": 17,
     "classify": 18,
     "match": 18,
+    "sequences": 18,
     "explain": 19,
     # the command line
     "commands/tasks": 20,

@@ -265,7 +265,7 @@ def test_variational_dropout_is_the_same_at_every_step():
 def test_every_recipe_that_comes_along_makes_sense():
     for name in recipe.names():
         file = recipe.read(name)
-        assert file.task in ("classify", "sentiment", "match")
+        assert file.task in ("classify", "sentiment", "match", "sequence")
         assert file.recipe().members >= 1
 
 

@@ -43,10 +43,10 @@ def draw(
 
 
 def chrono(key: Array, b: Array | None, hidden: int, steps: Any, signs: dict[int, int]) -> Array:
-    """`b` [kH] with log u, u uniform in [1, T - 1] for each unit, in the blocks that have a sign, times it; T is `steps`.
+    """`b` [kH] with log u, u uniform in [1, T - 1] for each unit, in the blocks that have a sign, times it.
 
-    sigmoid(log u) = 1 - 1 / (1 + u): what such a gate keeps fades by e in about 1 + u steps, so that every lag below T
-    has its units.
+    sigmoid(log u) = 1 - 1 / (1 + u): what such a gate keeps fades by e in about 1 + u steps, so that every lag below T,
+    here `steps`, has its units.
     """
     steps = checks.size("chrono", steps, least=2)
     if b is None:

@@ -139,8 +139,8 @@ def init_lstm(
         (all uniform in +-H**-0.5, the bias the sum of torch's two, no forget bias).
       forget_bias: the bias of the forget gate; it is stored in `b`, nothing is added at run time. Where f = 1 - i, the
         input gate has its negative. Not used by "torch".
-      chrono: T, the longest lag to be bridged, at least 2. Each unit draws u uniform in [1, T - 1]; the bias of its forget
-        gate is log u, that of its input gate -log u, in the place of other biases of these. None: no such thing.
+      chrono: T, the longest lag to be bridged, at least 2. Each unit draws u uniform in [1, T - 1]; the bias of its
+        forget gate is log u and that of its input gate -log u, whatever else they would be. None: no such thing.
       bias: False leaves `b` as None.
       dtype: of the weights.
       peephole: whether the gates see the cell; these weights begin at 0.

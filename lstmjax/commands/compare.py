@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from lstmjax import baselines, classify, metrics, reader, skipgram
+from lstmjax import baselines, classify, metrics, reader, sequences, skipgram
 from lstmjax.commands.tasks import Task
 
 LINEAR = {  # by the name it has in a table: features and model
@@ -19,6 +19,8 @@ QUICK = ("TF-IDF + logistic regression",)
 
 def measure(model: Any) -> str:
     """The key of `evaluate` that a model is compared by."""
+    if isinstance(model, sequences.Model):
+        return sequences.MEASURES[model.kind.answer]
     if getattr(model.recipe, "target", "label") == "score" and hasattr(model, "span"):
         return "pearson"
     return "macro_f1" if model.recipe.several else "accuracy"
@@ -33,6 +35,8 @@ def baseline_scores(
     Raises:
       ImportError: scikit-learn is not there.
     """
+    if isinstance(model, sequences.Model):
+        return sequences.baseline(model, training, test)
     if hasattr(model, "span"):
         return _of_pairs(model, training, test)
     inside = [[r for r in part if classify.labels_of(r) != (model.recipe.outside,)] for part in (training, dev, test)]
@@ -42,8 +46,8 @@ def baseline_scores(
         features, kind = LINEAR[name]
         how: dict[str, Any] = dict(features=features, model=kind)
         if features == "vectors":
-            read, sequences = reader.learn(texts, min_count=2)
-            table = skipgram.train(sequences, len(read.vocabulary), features=100)
+            read, ids = reader.learn(texts, min_count=2)
+            table = skipgram.train(ids, len(read.vocabulary), features=100)
             how |= dict(table=table, vocabulary=read.vocabulary)
         if model.recipe.several:
             scores = baselines.scores(texts, targets > 0, [*dev_texts, *others], **how)

@@ -7,18 +7,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lstmjax import checkpoint, classify, datasets, match
+from lstmjax import checkpoint, classify, datasets, match, sequences
 from lstmjax.recipe import File, Recipe, names, read
 
 
 class Task(NamedTuple):
-    """A task of texts."""
+    """A task of texts, or of other sequences."""
 
     module: ModuleType  # fit, sweep, predict, decide, evaluate, save, load
     recipe: Recipe  # where nothing else is said
     of_set: Callable[[datasets.Dataset, Recipe, Sequence[str]], list[list]]  # the records of these splits of a set
     of_file: Callable[[str, Recipe], list]  # those of a file
     line: str  # what a line of such a file is
+    generated: tuple[str, ...] = ()  # sets that a program draws
 
 
 def _texts(one, recipe, splits):
@@ -49,6 +50,10 @@ def _pairs(one, recipe, splits):
     return [[(*record[:2], record[field]) for record in records] for records in held]
 
 
+def _no_file(path, recipe):
+    raise ValueError(f"{path} is none of the sets of sequences: {', '.join(sequences.SETS)}")
+
+
 _CLASSIFY = Task(
     classify,
     Recipe(),
@@ -66,12 +71,27 @@ TASKS = {
         lambda path, recipe: match.read(path, target=recipe.target),
         "text TAB text TAB label",
     ),
+    "sequence": Task(
+        sequences,
+        sequences.DEFAULT,
+        lambda one, recipe, splits: sequences.records(one.name, recipe, *splits),  # type: ignore[arg-type, return-value]
+        _no_file,
+        "",
+        sequences.GENERATED,
+    ),
 }
 
 
-def of_set(task: Task, name: str, recipe: Recipe, *splits: str) -> list[list]:
+def known(task: Task, name: str) -> bool:
+    """Whether this is the name of a set, or of one that is drawn for this task."""
+    return name in datasets.names() or name in task.generated
+
+
+def of_set(task: Task, name: str, recipe: Recipe, *splits: str) -> list:
     """The records of these splits of a set by name. A set without a test split lends its dev split, and a tenth of its
     training split is its dev split then."""
+    if name in task.generated:
+        return task.module.records(name, recipe, *splits)
     one = datasets.about(name)
     if "test" in one.splits:
         return task.of_set(one, recipe, splits)

@@ -8,15 +8,15 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from lstmjax import classify, datasets, explain, match
-from lstmjax.commands.tasks import of_set, task_of
+from lstmjax import classify, explain, match, sequences
+from lstmjax.commands.tasks import known, of_set, task_of
 from lstmjax.reader import lines_of
 
 
 def predict(options: argparse.Namespace) -> int:
     """Label texts given as arguments, or line by line from standard input: `label TAB probability TAB text`. Pairs are
     two arguments, or lines of text TAB text; pairs with scores give `score TAB text TAB text`."""
-    task = task_of(options.model)
+    task = _of_texts(options.model, "predict")
     model = task.module.load(options.model)
     lines = [line.rstrip("\n") for line in sys.stdin if line.strip()] if not options.text else []
     if task.module is match:
@@ -41,7 +41,7 @@ def evaluate(options: argparse.Namespace) -> int:
     """Measure a model on a file of records, or on the test split of a set."""
     task = task_of(options.model)
     model = task.module.load(options.model)
-    if options.data in datasets.names():
+    if known(task, options.data):
         (records,) = of_set(task, options.data, model.recipe, "test")
     else:
         records = task.of_file(options.data, model.recipe)
@@ -77,7 +77,7 @@ def search(options: argparse.Namespace) -> int:
 
 def show(options: argparse.Namespace) -> int:
     """Show what a model looks at in a text, or how it aligns a pair: in the terminal, and as a picture or page."""
-    task = task_of(options.model)
+    task = _of_texts(options.model, "explain")
     model = task.module.load(options.model)
     if task.module is match:
         if len(options.text) != 2:
@@ -92,6 +92,14 @@ def show(options: argparse.Namespace) -> int:
         explain.to_file(found, options.out)
         print(f"Drawn to {options.out}")
     return 0
+
+
+def _of_texts(folder, command):
+    """The task of a saved model, which is one of texts."""
+    task = task_of(folder)
+    if task.module is sequences:
+        raise ValueError(f"{folder} is a model of sequences, not of texts: {command} is not for it, evaluate is")
+    return task
 
 
 def _pairs(given, lines):

@@ -3,9 +3,8 @@
 Four kinds of answers: "number" and "class", of a whole sequence, from the last state; "classes", one at each step; and
 "keys", which of K are down at each step, each by itself (the notes of a piece of music).
 
-Batches are written out here, not mapped over: there is no attention or pooling that one sequence would make easier to
-read, and a step of a thousand is a small program that `vmap` should not have to be traced through. At the door they are
-[B, T, D], so that several devices can share the rows; inside, time comes first.
+Batches are written out here, not mapped over: only `run` looks at more than one step, and it takes batches as they are.
+At the door they are [B, T, D], so that several devices can share the rows; inside, time comes first.
 """
 
 from typing import Any, NamedTuple
@@ -127,7 +126,7 @@ def apply(
         checks.key("key", key)
     k_inputs, k_layers, k_head = (None, None, None) if key is None else jax.random.split(key, 3)
     rate, shared = options.dropout, (0,) if options.variational else ()
-    # Regularisers drop the inputs of every layer in one way, or between layers in the other, of which the first has none.
+    # `inputs` are those of every layer; `between` leaves out those of the first, which are dropped here.
     noise = Regularisers(recurrent=options.recurrent)
     noise = noise._replace(inputs=rate) if options.variational else noise._replace(between=rate)
     if not options.variational:
@@ -168,9 +167,7 @@ def loss(params: Params, batch: Batch, key: Array | None = None, *, options: Opt
     return binary_cross_entropy(found, batch.targets, each) * K
 
 
-def predict(
-    params: Params, xs: Array, lengths: Array | None = None, options: Options = Options(), **how: Any
-) -> Array:
+def predict(params: Params, xs: Array, lengths: Array | None = None, options: Options = Options(), **how: Any) -> Array:
     """The answers: numbers [B], probabilities of classes [B, K] or [B, T, K], or of keys [B, T, K], each by itself.
 
     >>> params = init(jax.random.key(0), 3, 5, hidden=8)
