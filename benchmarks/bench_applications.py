@@ -80,7 +80,7 @@ def run(name: str, seed: int, console: Console, before: dict) -> dict | None:
     after = {
         "task": file.task,
         "data": file.data,
-        "measure": task.module.measure(settings),
+        "measure": task.module.measure(model),
         "machine": timing.cpu_name(),
     }
     after |= {"weights": sum(a.size for a in jax.tree.leaves(model.params)), "runs": runs}

@@ -53,7 +53,7 @@ class Batches:
 class Epoch(Sequence):
     """The batches of one epoch, each made when it is indexed."""
 
-    def __init__(self, cut: list[Bucket], make: Callable[[Bucket], Any]):
+    def __init__(self, cut: Sequence[Any], make: Callable[[Any], Any]):
         self.cut, self.make = cut, make
 
     def __len__(self) -> int:

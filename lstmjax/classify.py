@@ -319,9 +319,9 @@ def evaluate(model: Model, records: Sequence[Record]) -> dict[str, Any]:
     }
 
 
-def measure(recipe: Recipe) -> str:
+def measure(model: Model) -> str:
     """The key of `evaluate` that a model is compared by."""
-    return "macro_f1" if recipe.several else "accuracy"
+    return "macro_f1" if model.recipe.several else "accuracy"
 
 
 def save(model: Model, folder: str | Path) -> Path:

@@ -293,7 +293,7 @@ def generate(
     return _joined(model.reader, [*words, *model.reader.vocabulary.decode(found.tolist())])
 
 
-def measure(recipe: Recipe) -> str:
+def measure(model: Model) -> str:
     """The key of `evaluate` that a model is compared by."""
     return "perplexity"
 

@@ -62,6 +62,25 @@ def binary_cross_entropy(logits: Array, labels: Array, weights: Array | None = N
     return _mean(optax.sigmoid_binary_cross_entropy(logits, labels.astype(logits.dtype)), weights)
 
 
+def squared_error(found: Array, targets: Array, weights: Array | None = None) -> Array:
+    """The mean of (found - target)**2.
+
+    Args:
+      found: [...].
+      targets: float [...].
+      weights: [...]; None: all 1.
+
+    Raises:
+      TypeError, ValueError: targets that are no floats, shapes that do not fit.
+
+    >>> float(squared_error(jnp.array([1.0, 3.0]), jnp.array([1.0, 1.0])))
+    2.0
+    """
+    found, targets = checks.as_float_array("found", found), checks.as_float_array("targets", targets)
+    _check_targets(found.shape, targets, weights)
+    return _mean((found - targets.astype(found.dtype)) ** 2, weights)
+
+
 def activation_penalty(ys: Array, valid: Array | None = None) -> Array:
     """The mean square of outputs, to be added to a loss with a factor: it keeps them small (AR).
 

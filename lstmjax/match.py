@@ -162,9 +162,9 @@ def evaluate(model: Model, records: Sequence[Record]) -> dict[str, Any]:
     }
 
 
-def measure(recipe: Recipe) -> str:
+def measure(model: Model) -> str:
     """The key of `evaluate` that a model is compared by."""
-    return "pearson" if recipe.target == "score" else "accuracy"
+    return "pearson" if model.recipe.target == "score" else "accuracy"
 
 
 def encode(model: Model, texts: Sequence[str]) -> np.ndarray:

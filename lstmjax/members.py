@@ -1,4 +1,4 @@
-"""Models trained side by side by `vmap`, whose predictions are averaged: what the tasks of texts have in common."""
+"""Models trained side by side by `vmap`, whose predictions are averaged: what the tasks have in common."""
 
 import hashlib
 import json
@@ -11,7 +11,6 @@ import numpy as np
 import optax
 
 from lstmjax import checks, text, train, vectors
-from lstmjax.batches import Batches
 from lstmjax.reader import Reader
 from lstmjax.recipe import SWEPT, Recipe, checked
 
@@ -20,8 +19,10 @@ class Task(NamedTuple):
     """Records made ready for training, and the model that learns them."""
 
     recipe: Recipe
-    batches: Batches
-    init: Callable[[jax.Array], Any]  # key -> params of one member, with a leaf `embedding` [V, E]
+    batches: Callable[[int], Sequence[Any]]  # of an epoch, as `train.fit` wants them
+    init: Callable[
+        [jax.Array], Any
+    ]  # key -> params of one member; where `known` is given, with a leaf `embedding` [V, E]
     loss: Callable[[Any, Any, jax.Array, Recipe], jax.Array]  # of one member: params, batch, key, recipe
     evaluate: Callable[[Any], dict[str, np.ndarray]]  # params of k models -> measures on the dev data, [k] each
     measure: str  # the one on the dev data that says which epoch is best

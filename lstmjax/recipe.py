@@ -35,6 +35,13 @@ class Recipe(NamedTuple):
     overlap: bool = False  # match: whether a word says if it stands in the other text too
     highway: bool = False  # tag, roles: whether each layer has a way round it
     reach: int = 0  # roles: how many words from the predicate words are told apart; 0: there are no predicates
+    steps: int = 100  # sequence: T of adding and copy
+    drawn: int = 10000  # sequence: how many of these make an epoch
+    chunk: int = 1  # sequence: pixels that are read at a step
+    permute: int = 0  # sequence: seed of an order of the pixels, the same for all pictures; 0: as they stand
+    transpose: int = 0  # sequence: semitones that a piece is moved by at most, up or down, in training
+    forget_bias: float = 1.0  # sequence: of an LSTM at init
+    chrono: int = 0  # sequence: the longest lag to be bridged (`init_lstm`); 0: the forget bias
     dropout: float = 0.5
     variational: bool = False  # dropout of the same features at every step of a text
     recurrent: float = 0.0  # dropout of h where it meets its weights
@@ -145,14 +152,14 @@ def checked(recipe: Recipe) -> Recipe:
     checks.one_of("head", recipe.head, matcher.HEADS)
     checks.one_of("optimizer", recipe.optimizer, OPTIMIZERS)
     sizes = ("members", "vocabulary", "min_count", "embedding", "width", "batch_size", "buckets", "epochs", "patience")
-    for name in (*sizes, "bptt"):
+    for name in (*sizes, "bptt", "steps", "drawn", "chunk", "beam"):
         checks.size(name, getattr(recipe, name))
     checks.one_of("target_tokens", recipe.target_tokens, ("", *TOKENS))
     checks.one_of("attention", recipe.attention, seq2seq.ATTENTIONS)
     checks.one_of("bleu", recipe.bleu, BLEUS)
-    checks.size("beam", recipe.beam)
     encoder.widths_of(recipe.decoder)
-    for name in ("pieces", "reach", "seed", "order", "target_vocabulary", "average_after", "samples"):
+    whole = ("pieces", "reach", "seed", "order", "permute", "transpose", "chrono", "target_vocabulary")
+    for name in (*whole, "average_after", "samples"):
         checks.size(name, getattr(recipe, name), least=0)
     for name in ("learning_rate", "clip"):
         checks.positive(name, getattr(recipe, name))
@@ -161,6 +168,7 @@ def checked(recipe: Recipe) -> Recipe:
     flags = ("tune_vectors", "bidirectional", "several", "variational", "overlap", "highway", "linear_part")
     for name in (*flags, "reverse", "shared", "feeding", "tied", "lexical", "random_bptt"):
         checks.flag(name, getattr(recipe, name))
+    checks.finite("forget_bias", recipe.forget_bias)
     for name in ("weight_decay", "balance", "length_penalty", "coverage", "ar", "tar"):
         checks.finite(name, getattr(recipe, name))
         if getattr(recipe, name) < 0:

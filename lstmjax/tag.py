@@ -241,7 +241,7 @@ def measured(found: Sequence[Sequence[str]], records: Sequence[Record], recipe: 
     return values | {"f1": {label: one.f1 for label, one in scores.items()}}
 
 
-def measure(recipe: Recipe) -> str:
+def measure(model: Model) -> str:
     """The key of `evaluate` that a model is compared by."""
     return "span_f1"
 

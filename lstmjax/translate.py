@@ -180,7 +180,7 @@ def score(found: Sequence[str], targets: Sequence[str], cut: str = "13a") -> dic
     return {name: round(float(value), 6) for name, value in values.items()}
 
 
-def measure(recipe: Recipe) -> str:
+def measure(model: Model) -> str:
     """The key of `evaluate` that a model is compared by."""
     return "bleu"
 

@@ -42,6 +42,7 @@ ROWS = {
     "text": 6,
     "vectors": 6,
     "datasets/records": 6,
+    "datasets/generated": 6,
     "train/step": 6,
     "train/snapshots": 6,
     "train/feed": 6,
@@ -80,6 +81,7 @@ ROWS = {
     "sequence": 13,
     # whole models, weights from elsewhere, and what to beat
     "skipgram": 14,
+    "gradients": 14,
     "models/encoder": 14,
     "models/*": 15,
     "interop/*": 14,
@@ -90,6 +92,9 @@ ROWS = {
     "members": 17,
     "language": 18,
     "match": 18,
+    "sequences": 18,
+    "tag": 18,
+    "translate": 18,
     "classify": 19,
     "explain": 20,
     # the command line

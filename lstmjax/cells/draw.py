@@ -40,3 +40,18 @@ def draw(
         w_h = jnp.concatenate([orthogonal(k, (outputs, width), wide) for k in jax.random.split(k_h, draws)], 1)
         b = jnp.zeros(columns, wide)
     return w_x.astype(dtype), w_h.astype(dtype), b.astype(dtype) if bias else None
+
+
+def chrono(key: Array, b: Array | None, hidden: int, steps: Any, signs: dict[int, int]) -> Array:
+    """`b` [kH] with log u, u uniform in [1, T - 1] for each unit, in the blocks that have a sign, times it.
+
+    sigmoid(log u) = 1 - 1 / (1 + u): what such a gate keeps fades by e in about 1 + u steps, so that every lag below T,
+    here `steps`, has its units.
+    """
+    steps = checks.size("chrono", steps, least=2)
+    if b is None:
+        raise ValueError("chrono is given, but bias is False: there is no bias to draw")
+    drawn = jnp.log(jax.random.uniform(key, (hidden,), state_dtype(b.dtype), 1, steps - 1)).astype(b.dtype)
+    for block, sign in signs.items():
+        b = b.at[block * hidden : (block + 1) * hidden].set(sign * drawn)
+    return b

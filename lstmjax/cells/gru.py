@@ -11,6 +11,7 @@ from lstmjax import checks
 from lstmjax.activations import Activation, activation, check_activation
 from lstmjax.cells import cell
 from lstmjax.cells.cell import Cell, check_arrays, check_shape, check_square
+from lstmjax.cells.draw import chrono as draw_chrono
 from lstmjax.cells.draw import draw
 from lstmjax.cells.products import biased, dot, matmul_dtype, state_dtype
 
@@ -82,12 +83,14 @@ def init_gru(
     hidden: int,
     *,
     init: str = "glorot",
+    chrono: int | None = None,
     bias: bool = True,
     dtype: DTypeLike = jnp.float32,
     reset: str = "after",
     activations: tuple[Activation, Activation] = ("sigmoid", "tanh"),
 ) -> GRUParams:
-    """Draw the weights of one GRU layer; `reset` and `activations` as in `GRUForm`, the rest as in `init_lstm`.
+    """Draw the weights of one GRU layer; `reset` and `activations` as in `GRUForm`, the rest as in `init_lstm`; with
+    `chrono` the bias of z is log u.
 
     Returns:
       `GRUParams` with `w_x` [D, 3H], `w_h` [H, 3H], `b` [3H] and, with the reset after the product, `b_n` [H].
@@ -97,6 +100,8 @@ def init_gru(
     """
     form = GRUForm(reset, activations)
     w_x, w_h, b = draw(key, inputs, hidden, 3, init, bias, dtype)
+    if chrono is not None:
+        b = draw_chrono(jax.random.fold_in(key, 2), b, hidden, chrono, {1: 1})
     params = GRUParams(w_x, w_h, b, form=None if form == PLAIN else form)
     if b is None or reset == "before":
         return params

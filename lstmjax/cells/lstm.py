@@ -15,6 +15,7 @@ from lstmjax import checks
 from lstmjax.activations import Activation, activation, check_activation
 from lstmjax.cells import cell
 from lstmjax.cells.cell import Cell, check_arrays, check_columns, check_shape
+from lstmjax.cells.draw import chrono as draw_chrono
 from lstmjax.cells.draw import draw
 from lstmjax.cells.norm import LayerNorm, Norm, check_norm, check_norm_shapes, init_norm, normed
 from lstmjax.cells.products import along, biased, bounded, dot, matmul_dtype
@@ -112,6 +113,7 @@ def init_lstm(
     *,
     init: str = "glorot",
     forget_bias: float = 1.0,
+    chrono: int | None = None,
     bias: bool = True,
     dtype: DTypeLike = jnp.float32,
     peephole: bool = False,
@@ -137,6 +139,8 @@ def init_lstm(
         (all uniform in +-H**-0.5, the bias the sum of torch's two, no forget bias).
       forget_bias: the bias of the forget gate; it is stored in `b`, nothing is added at run time. Where f = 1 - i, the
         input gate has its negative. Not used by "torch".
+      chrono: T, the longest lag to be bridged, at least 2. Each unit draws u uniform in [1, T - 1]; the bias of its
+        forget gate is log u and that of its input gate -log u, whatever else they would be. None: no such thing.
       bias: False leaves `b` as None.
       dtype: of the weights.
       peephole: whether the gates see the cell; these weights begin at 0.
@@ -154,7 +158,7 @@ def init_lstm(
         is not above 0, options that clash.
 
     References: Glorot and Bengio 2010, eq. 16; Saxe et al. 2014, section 3 (orthogonal); Jozefowicz et al. 2015,
-    section 2.2 (forget bias 1).
+    section 2.2 (forget bias 1); Tallec and Ollivier 2018, section 2 (chrono).
 
     >>> params = init_lstm(jax.random.key(0), inputs=3, hidden=5)
     >>> params.w_x.shape, params.w_h.shape, params.b.shape
@@ -176,9 +180,12 @@ def init_lstm(
         sign = 1 if "f" in names else -1
         start = max(names.find("f"), 0) * hidden
         b = b.at[start : start + hidden].set(sign * forget_bias)
+    if chrono is not None:
+        signs = {names.index(gate): sign for gate, sign in (("f", 1), ("i", -1)) if gate in names}
+        b = draw_chrono(jax.random.fold_in(key, 2), b, hidden, chrono, signs)
     weights = None
     if projection is not None:
-        # A key of its own that draw, which splits, does not use.
+        # A key of its own that draw, which splits, does not use; 2 is that of chrono.
         k_projection = jax.random.fold_in(key, 1)
         weights = jax.nn.initializers.glorot_uniform()(k_projection, (hidden, projection), w_x.dtype)
     columns, dtype = w_x.shape[1], w_x.dtype

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from lstmjax import baselines, classify, language, match, metrics, reader, skipgram, tag, translate
+from lstmjax import baselines, classify, language, match, metrics, reader, sequences, skipgram, tag, translate
 from lstmjax.commands.tasks import Task
 
 LINEAR = {  # by the name it has in a table: features and model
@@ -27,6 +27,8 @@ def baseline_scores(
     Raises:
       ImportError: scikit-learn is not there.
     """
+    if task.module is sequences:
+        return sequences.baseline(model, training, test)
     if task.module is language:
         return {"words by their frequency": language.unigram(model, str(training), str(test))}
     if task.module is translate:
@@ -44,8 +46,8 @@ def baseline_scores(
         features, kind = LINEAR[name]
         how: dict[str, Any] = dict(features=features, model=kind)
         if features == "vectors":
-            read, sequences = reader.learn(texts, min_count=2)
-            table = skipgram.train(sequences, len(read.vocabulary), features=100)
+            read, ids = reader.learn(texts, min_count=2)
+            table = skipgram.train(ids, len(read.vocabulary), features=100)
             how |= dict(table=table, vocabulary=read.vocabulary)
         if model.recipe.several:
             scores = baselines.scores(texts, targets > 0, [*dev_texts, *others], **how)

@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lstmjax import checkpoint, classify, datasets, language, match, tag, translate
+from lstmjax import checkpoint, classify, datasets, language, match, sequences, tag, translate
 from lstmjax.recipe import File, Recipe, names, read
 
 
 class Task(NamedTuple):
-    """A task of texts."""
+    """A task of texts, or of other sequences."""
 
     module: ModuleType  # fit, sweep, evaluate, measure, save, load
     recipe: Recipe  # where nothing else is said
@@ -20,6 +20,7 @@ class Task(NamedTuple):
     of_file: Callable[[str, Recipe], Any]  # those of a file
     line: str  # what a line of such a file is
     split: Callable[[Any, Recipe], Any]  # of records: train, dev and test, 80 / 10 / 10
+    generated: tuple[str, ...] = ()  # sets that a program draws
 
 
 def _texts(one, recipe, splits):
@@ -111,6 +112,10 @@ def _line(record):
     return record if isinstance(record, str) else record.text
 
 
+def _no_file(path, recipe):
+    raise ValueError(f"{path} is none of the sets of sequences: {', '.join(sequences.SETS)}")
+
+
 _CLASSIFY = Task(
     classify,
     Recipe(),
@@ -177,12 +182,28 @@ TASKS = {
         "text",
         lambda records, recipe: language.split(records),
     ),
+    "sequence": Task(
+        sequences,
+        sequences.DEFAULT,
+        lambda one, recipe, splits: sequences.records(one.name, recipe, *splits),  # type: ignore[arg-type, return-value]
+        _no_file,
+        "",
+        _no_file,
+        sequences.GENERATED,
+    ),
 }
+
+
+def known(task: Task, name: str) -> bool:
+    """Whether this is the name of a set, or of one that is drawn for this task."""
+    return name in datasets.names() or name in task.generated
 
 
 def of_set(task: Task, name: str, recipe: Recipe, *splits: str) -> list:
     """The records of these splits of a set by name. A set without a test split lends its dev split, and a tenth of its
     training split is its dev split then."""
+    if name in task.generated:
+        return task.module.records(name, recipe, *splits)
     one = datasets.about(name)
     if "test" in one.splits:
         return task.of_set(one, recipe, splits)

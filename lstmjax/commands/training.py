@@ -13,10 +13,10 @@ import jax
 from rich.console import Console
 from rich.table import Table
 
-from lstmjax import classify, datasets, devices
+from lstmjax import classify, datasets, devices, sequences
 from lstmjax.commands import compare
 from lstmjax.commands.sets import licence
-from lstmjax.commands.tasks import TASKS, of_set, recipe_file
+from lstmjax.commands.tasks import TASKS, known, of_set, recipe_file
 from lstmjax.recipe import Recipe
 from lstmjax.train import Snapshots, Watch, curves, parse_sweep
 
@@ -89,15 +89,20 @@ def plot(options: argparse.Namespace) -> int:
 def _records(console, options, task, data, recipe):
     """Train, dev and test records: of the embedded sample, a set, or files."""
     if data is None:
+        if task.module is sequences:
+            raise ValueError(f"sequence needs --config, or --data: one of {', '.join(sequences.SETS)}")
         if task.module is not classify:
             raise ValueError(f"{options.task} needs --data: a set (data list), or a file with lines of {task.line}")
         console.print("Data: the embedded sample of reviews, half English, half Chinese", highlight=False)
         return tuple(classify.sample(part) for part in ("train", "dev", "test"))
-    if data in datasets.names():
+    if known(task, data):
         if options.dev or options.test:
             raise ValueError(f"{data} has dev and test records of its own: --dev and --test are for files")
-        one = datasets.about(data)
-        console.print(f"Data: {one.name}, {licence(one)}; {one.citation}", highlight=False, soft_wrap=True)
+        if data in task.generated:
+            console.print(f"Data: {data}, drawn by a program", highlight=False)
+        else:
+            one = datasets.about(data)
+            console.print(f"Data: {one.name}, {licence(one)}; {one.citation}", highlight=False, soft_wrap=True)
         return of_set(task, data, recipe, "train", "dev", "test")
     return _of_files(task, data, options, recipe)
 
@@ -154,7 +159,7 @@ def _print_sweep(console, settings, swept, run):
 def _compare(console, options, task, model, training: Sequence, dev: Sequence, test: Sequence, seconds: float) -> None:
     """The model on the test records beside what it has to beat, and with --json to a file."""
     found: dict[str, Any] = task.module.evaluate(model, test)
-    measure = task.module.measure(model.recipe)
+    measure = task.module.measure(model)
     table = Table(f"test {measure.replace('_', ' ')}", "")
     table.add_row(f"{model.recipe.cell.upper()}, {model.recipe.members} together", f"{found[measure]:.4f}")
     for name in ("accepted_accuracy", "outside_recall", "predicate_f1"):

@@ -4,14 +4,15 @@ import argparse
 import json
 import sys
 from itertools import islice
+from typing import Any
 
 import jax
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from lstmjax import classify, datasets, explain, language, match, spans, tag, translate
-from lstmjax.commands.tasks import of_set, task_of
+from lstmjax import classify, explain, language, match, sequences, spans, tag, translate
+from lstmjax.commands.tasks import known, of_set, task_of
 from lstmjax.reader import lines_of
 from lstmjax.text import treebank_words
 
@@ -23,6 +24,8 @@ def predict(options: argparse.Namespace) -> int:
     task = task_of(options.model)
     if task.module is translate:
         raise ValueError(f"{options.model} holds a translator: python -m lstmjax translate --model {options.model}")
+    if task.module is sequences:
+        raise ValueError(f"{options.model} is a model of sequences, not of texts: predict is not for it, evaluate is")
     model = task.module.load(options.model)
     lines = [line.rstrip("\n") for line in sys.stdin if line.strip()] if not options.text else []
     if task.module is tag:
@@ -100,7 +103,7 @@ def evaluate(options: argparse.Namespace) -> int:
     if options.cache and task.module is not language:
         raise ValueError(f"{options.model} is no language model: --cache is for those")
     model = task.module.load(options.model)
-    if options.data in datasets.names():
+    if known(task, options.data):
         (records,) = of_set(task, options.data, model.recipe, "test")
     else:
         records = task.of_file(options.data, model.recipe)
@@ -137,24 +140,19 @@ def search(options: argparse.Namespace) -> int:
 
 
 def show(options: argparse.Namespace) -> int:
-    """Show what a model looks at in a text, or how it aligns a pair: in the terminal, and as a picture or page."""
+    """Show what a model looks at in a text, or how it aligns a pair or a translation: in the terminal, and as a picture
+    or page."""
     task = task_of(options.model)
-    if task.module is language:
-        raise ValueError(f"{options.model} is a language model: explain is for texts with labels and for pairs")
-    model = task.module.load(options.model)
-    if task.module is match:
-        if len(options.text) != 2:
-            raise ValueError(f"explain needs the two texts of a pair, got {len(options.text)}")
-        found = explain.pair(model, *options.text)
-    elif task.module not in (classify, translate):
+    shows: dict[Any, Any] = {classify: explain.text, translate: explain.translation, match: explain.pair}
+    if task.module not in shows:
         raise ValueError(
-            f"{options.model} is a model of another kind: explain shows models of texts, pairs, translations"
+            f"{options.model} is neither of texts with labels nor of pairs or translations: nothing to show"
         )
-    else:
-        if len(options.text) != 1:
-            raise ValueError(f"explain needs one text, got {len(options.text)}")
-        of = explain.translation if task.module is translate else explain.text
-        found = of(model, options.text[0])
+    needed = 2 if task.module is match else 1
+    if len(options.text) != needed:
+        what = "the two texts of a pair" if needed == 2 else "one text"
+        raise ValueError(f"explain needs {what}, got {len(options.text)}")
+    found = shows[task.module](task.module.load(options.model), *options.text)
     explain.to_terminal(found, Console())
     if options.out:
         explain.to_file(found, options.out)

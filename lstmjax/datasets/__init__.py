@@ -1,6 +1,9 @@
-"""Data sets for the applications: `load`, `about`, `names`, `where`, and the records they give."""
+"""Data sets for the applications: `load`, `about`, `names`, `where`, the records they give, and sets that are drawn."""
 
 from lstmjax.datasets.catalogue import Dataset as Dataset
+from lstmjax.datasets.generated import Drawn as Drawn
+from lstmjax.datasets.generated import adding as adding
+from lstmjax.datasets.generated import copy as copy
 from lstmjax.datasets.records import Images as Images
 from lstmjax.datasets.records import Labelled as Labelled
 from lstmjax.datasets.records import Pair as Pair

@@ -43,6 +43,7 @@ def init_layers(
     bidirectional: bool = True,
     cell: str = "lstm",
     dtype: DTypeLike = jnp.float32,
+    **how: Any,
 ) -> tuple[tuple, int]:
     """A stack of recurrent layers, and the features that it gives.
 
@@ -52,6 +53,7 @@ def init_layers(
       hidden: units of each layer, and of each direction.
       bidirectional: whether each layer is a pair of directions.
       cell: "lstm", "gru" or "rnn".
+      how: for the init of the cell.
 
     Raises:
       TypeError, ValueError: naming the argument.
@@ -63,7 +65,7 @@ def init_layers(
     checks.one_of("cell", cell, tuple(CELLS))
     layers, features = [], checks.size("inputs", inputs)
     for k, width in zip(keys, widths_of(hidden), strict=True):
-        draw: Callable = partial(CELLS[cell], inputs=features, hidden=width, dtype=dtype)
+        draw: Callable = partial(CELLS[cell], inputs=features, hidden=width, dtype=dtype, **how)
         layers.append(Bidirectional(*map(draw, jax.random.split(k))) if bidirectional else draw(k))
         features = 2 * width if bidirectional else width
     return tuple(layers), features

@@ -1,0 +1,485 @@
+"""Sequences that are not words in; a number, a class, a class at each step or the next notes out.
+
+What is asked is read off the records, of (x, target) each:
+
+    x         float, bool or uint8 [T, D], features of steps (uint8 stands for n / 255); or int [T], symbols from 0 on
+    target    a float: a number;  an int: a class;  int [T]: a class at each step;  bool [T, K]: which keys are down
+"""
+
+import hashlib
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from lstmjax import checkpoint, checks, datasets, members, metrics, text, train
+from lstmjax import recipe as recipes
+from lstmjax.batches import Batches, Epoch, check_sequences
+from lstmjax.datasets import Drawn
+from lstmjax.models import sequencer
+from lstmjax.recipe import Recipe as Recipe
+from lstmjax.recipe import checked
+
+Record = tuple[np.ndarray, Any]
+
+DEFAULT = Recipe(members=1, hidden=(128,), bidirectional=False, dropout=0.0, weight_decay=0.0, learning_rate=1e-3)
+GENERATED = ("adding", "copy")
+SETS = (*GENERATED, "mnist", "jsb_chorales")
+HELD = 1000  # generated sequences to choose by, and to measure on
+DEV = 5000  # pictures at the end of the training split of mnist
+LOWEST, KEYS = 21, 88  # MIDI pitch of the first key of a piano, and how many there are
+MEASURES = {"number": "squared_error", "class": "accuracy", "classes": "recall", "keys": "nll"}  # what to compare by
+
+
+class Kind(NamedTuple):
+    """What goes in, and what comes out."""
+
+    symbols: bool  # whether steps are symbols
+    inputs: int  # D, or how many symbols
+    answer: str  # of `sequencer.ANSWERS`
+    outputs: int  # K
+
+
+class Model(NamedTuple):
+    """A trained model of sequences."""
+
+    params: sequencer.Params  # each weight with a leading axis of the recipe's members
+    recipe: Recipe
+    kind: Kind
+
+
+def records(name: str, recipe: Recipe, *splits: str) -> list[Sequence[Record] | Drawn]:
+    """The records of the splits of a set.
+
+    Args:
+      name: "adding" or "copy", whose training split is `Drawn`; "mnist", whose last 5,000 pictures for training are
+        "dev"; or "jsb_chorales", where the target is the next frame.
+      recipe: `steps`, `drawn` and `order` of what is drawn; `chunk` and `permute` of pictures.
+      splits: of "train", "dev", "test".
+
+    Raises:
+      ValueError: no such set, or pixels that `chunk` does not divide. What `datasets.load` raises.
+
+    >>> [len(part) for part in records("adding", DEFAULT, "train", "dev")]
+    [10000, 1000]
+    """
+    checks.one_of("name", name, SETS)
+    if name in GENERATED:
+        drawn = Drawn(name, recipe.steps, recipe.drawn, seed=recipe.order)
+        return [drawn if split == "train" else _pairs(drawn.held(split, HELD)) for split in splits]
+    if name == "mnist":
+        held = {split: "train" if split == "dev" else split for split in splits}
+        images = datasets.load("mnist", *dict.fromkeys(held.values()))
+        digits = {split: _digits(part, recipe) for split, part in images.items()}
+        cut = {"train": slice(-DEV), "dev": slice(-DEV, None), "test": slice(None)}
+        return [digits[held[split]][cut[split]] for split in splits]
+    return [[_next_frames(piece) for piece in part] for part in datasets.load(name, *splits).values()]
+
+
+def fit(
+    training: Sequence[Record] | Drawn,
+    dev: Sequence[Record],
+    recipe: Recipe = DEFAULT,
+    *,
+    watch: train.Watch | None = None,
+    snapshots: train.Snapshots | None = None,
+    save_every: int | None = None,
+    resume: bool = False,
+    mesh: jax.sharding.Mesh | None = None,
+) -> tuple[Model, train.Fitted]:
+    """Train a model; the epoch that is best on dev is kept: by the accuracy if a class is asked for, else by the loss.
+
+    Args:
+      training, dev: records of one kind, or for training a set that is drawn anew in every epoch.
+      recipe: see `Recipe`.
+      watch, snapshots, save_every, resume, mesh: as in `train.fit`. A run goes on only with the recipe and the records
+        that it began with.
+
+    Returns:
+      The model and the history.
+
+    Raises:
+      TypeError, ValueError: no records, records of several kinds, what is not finite in one, or a recipe that makes no
+        sense; it names what. What `train.fit` raises.
+    """
+    model, task = _task(training, dev, checked(recipe))
+    fitted = members.fit(task, watch=watch, snapshots=snapshots, save_every=save_every, resume=resume, mesh=mesh)
+    return model._replace(params=fitted.params), fitted
+
+
+def sweep(
+    training: Sequence[Record] | Drawn,
+    dev: Sequence[Record],
+    settings: dict[str, Sequence[float | int]],
+    recipe: Recipe = DEFAULT,
+    *,
+    watch: train.Watch | None = None,
+    snapshots: train.Snapshots | None = None,
+    resume: bool = False,
+    mesh: jax.sharding.Mesh | None = None,
+) -> tuple[list[Model], train.Swept]:
+    """Train k models side by side, as `classify.sweep` does classifiers."""
+    each = members.recipes_of(recipe, settings)
+    model, task = _task(training, dev, checked(recipe))
+    swept = members.sweep(task, settings, watch=watch, snapshots=snapshots, resume=resume, mesh=mesh)
+    models = [
+        model._replace(params=jax.tree.map(lambda a, k=k: a[k], swept.params), recipe=one) for k, one in enumerate(each)
+    ]
+    return models, swept
+
+
+def predict(model: Model, xs: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The answer to each sequence: a number [], probabilities of classes [K] or [T, K], or of keys [T, K].
+
+    Raises:
+      TypeError, ValueError: a sequence of another kind than those that the model learnt from.
+    """
+    _check_xs(xs, model.kind, "xs")
+    return [found[0] for found in _answers(_alone(model), xs, model)]
+
+
+def evaluate(model: Model, records: Sequence[Record]) -> dict[str, Any]:
+    """How good a model is on records. A number: the mean squared error. Classes: the accuracy and the mean negative log
+    likelihood in nats, and of a class at each step the recall, the share that is right of the steps whose class is not
+    0. Keys: the negative log likelihood of a frame, summed over the keys.
+
+    Raises:
+      TypeError, ValueError: no records, or records of another kind.
+    """
+    _check(records, model.kind, "the data")
+    answers = _answers(_alone(model), [x for x, _ in records], model)
+    found = _measured(model.kind, answers, [target for _, target in records])
+    return {"records": len(records)} | {name: float(value[0]) for name, value in found.items()}
+
+
+def baseline(model: Model, training: Sequence[Record] | Drawn, test: Sequence[Record]) -> dict[str, float]:
+    """What a model has to beat, on the measure that it is compared by: an answer that looks at no sequence."""
+    known = _pairs(training.held("train", HELD)) if isinstance(training, Drawn) else training
+    targets, right = ([np.asarray(target) for _, target in part] for part in (known, test))
+    if model.kind.answer == "number":
+        return {"always the mean": float(np.mean((np.mean(targets) - np.stack(right)) ** 2))}
+    if model.kind.answer == "keys":
+        down = np.concatenate(targets)
+        p = (down.sum(0) + 1) / (len(down) + 2)
+        return {"each key as often as it is down": _nll_of_keys(p[None], np.concatenate(right))}
+    y, right_y = (np.concatenate([np.atleast_1d(target) for target in part]) for part in (targets, right))
+    if model.kind.answer == "classes":
+        y, right_y = y[y != 0], right_y[right_y != 0]
+    return {"always the most frequent": metrics.accuracy(np.full(len(right_y), np.bincount(y).argmax()), right_y)}
+
+
+def measure(model: Model) -> str:
+    """The key of `evaluate` that a model is compared by."""
+    return MEASURES[model.kind.answer]
+
+
+def save(model: Model, folder: str | Path) -> Path:
+    """Write the model as a folder (see `checkpoint.save`)."""
+    about = {"task": "sequence", "kind": model.kind._asdict(), "recipe": model.recipe._asdict()}
+    return checkpoint.save(folder, model.params, about)
+
+
+def load(folder: str | Path) -> Model:
+    """Read what `save` wrote; what it refuses is that of `checkpoint.load`."""
+    parts: list[Any] = []
+
+    def template(about):
+        try:
+            if about["task"] != "sequence":
+                raise TypeError(f"it is of the task {about['task']}")
+            recipe, kind = recipes.from_json(about["recipe"]), Kind(**about["kind"])
+            checks.one_of("answer", kind.answer, sequencer.ANSWERS)
+            draw = partial(_init, recipe=recipe, kind=kind)
+            shapes = jax.eval_shape(lambda: jax.vmap(draw)(jax.random.split(jax.random.key(0), recipe.members)))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{Path(folder) / checkpoint.ABOUT} describes no model of sequences: {error!r}") from None
+        parts.append(Model(None, recipe, kind))  # type: ignore[arg-type]
+        return shapes
+
+    params, _ = checkpoint.load(folder, template)
+    return parts[0]._replace(params=params)
+
+
+def _digits(images, recipe):
+    """Pictures as sequences of pixels uint8 [784 / chunk, chunk], and what they show."""
+    pixels = images.pixels.reshape(len(images.labels), -1)
+    n = pixels.shape[1]
+    if n % recipe.chunk:
+        raise ValueError(f"chunk should divide the {n} pixels of a picture, got {recipe.chunk}")
+    if recipe.permute:
+        pixels = pixels[:, np.random.default_rng(recipe.permute).permutation(n)]
+    return list(zip(pixels.reshape(len(pixels), -1, recipe.chunk), images.labels.astype(np.int32), strict=True))
+
+
+def _next_frames(piece):
+    """The keys that are down in each frame of a piece but the last, and in the frame after it: bool [T, 88] each."""
+    frames = np.zeros((len(piece), KEYS), bool)
+    for row, pitches in zip(frames, piece, strict=True):
+        row[np.asarray(pitches, int) - LOWEST] = True
+    return frames[:-1], frames[1:]
+
+
+def _pairs(columns):
+    return list(zip(*columns, strict=True))
+
+
+def _kind(record):
+    """What kind of record this is.
+
+    Raises:
+      TypeError: none.
+    """
+    x, target = map(np.asarray, record)
+    answer = {
+        (0, "f"): "number",
+        (0, "i"): "class",
+        (0, "u"): "class",
+        (1, "i"): "classes",
+        (1, "u"): "classes",
+        (2, "b"): "keys",
+    }.get((target.ndim, target.dtype.kind))
+    if x.ndim not in (1, 2) or (x.ndim == 1 and x.dtype.kind not in "iu") or x.dtype.kind not in "fbiu":
+        raise TypeError(f"x should be features [T, D] or symbols int [T], got {checks.show(x)}")
+    if answer is None:
+        raise TypeError(
+            f"a target should be a float, an int, int [T] or bool [T, K], got {checks.show(target)} for an x of "
+            f"{checks.show(x)}"
+        )
+    outputs = 1 if answer == "number" else target.shape[1] if answer == "keys" else _count(target)
+    return Kind(x.ndim == 1, _count(x) if x.ndim == 1 else x.shape[1], answer, outputs)
+
+
+def _count(ids):
+    """How many there are from 0 to the greatest."""
+    return int(ids.max()) + 1 if ids.size else 0
+
+
+def _check(records, kind, where):
+    """Refuse records that are not of this kind."""
+    if not len(records):
+        raise ValueError(f"{where} should hold at least one record, got none")
+    for row, record in enumerate(records):
+        found = _kind(record)
+        x, target = map(np.asarray, record)
+        if not len(x):
+            raise ValueError(f"{where}, record {row}: x should have at least one step, got none")
+        if (found.symbols, found.answer) != (kind.symbols, kind.answer):
+            raise ValueError(f"{where}, record {row}: expected {_say(kind)}, got {_say(found)}")
+        if target.ndim and len(target) != len(x):
+            raise ValueError(f"{where}, record {row}: x has {len(x)} steps and its target {len(target)}")
+        if kind.answer == "keys" and found.outputs != kind.outputs:
+            raise ValueError(f"{where}, record {row}: expected {kind.outputs} keys, got {found.outputs}")
+        if kind.answer in ("class", "classes"):
+            low, high = int(target.min()), int(target.max())
+            if low < 0 or high >= kind.outputs:
+                raise ValueError(
+                    f"{where}, record {row}: classes should lie in [0, {kind.outputs}), got {low} to {high}"
+                )
+        if kind.answer == "number" and not np.isfinite(target):
+            raise ValueError(f"{where}, record {row}: the target should be a finite number, got {target}")
+    _check_xs([x for x, _ in records], kind, where)
+
+
+def _check_xs(xs, kind, where):
+    """Refuse sequences that are not of this kind."""
+    for row, x in enumerate(xs):
+        x = np.asarray(x)
+        if x.ndim != (1 if kind.symbols else 2) or (not kind.symbols and x.shape[1] != kind.inputs) or not len(x):
+            wanted = "symbols int [T]" if kind.symbols else f"features [T, {kind.inputs}]"
+            raise ValueError(f"{where}, record {row}: x should be {wanted} with T at least 1, got {checks.show(x)}")
+    try:
+        check_sequences(xs, kind.inputs if kind.symbols else None)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{where}: {error}") from None
+
+
+def _say(kind):
+    return f"{'symbols' if kind.symbols else 'features'} with {kind.answer} for a target"
+
+
+def _kind_of(training):
+    """The kind of all records together, and that they are of one kind."""
+    known = _pairs(training.held("train", HELD)) if isinstance(training, Drawn) else training
+    if not len(known):
+        raise ValueError("the training data should hold at least one record, got none")
+    kind, each = _kind(known[0]), [_kind(record) for record in known]
+    if kind.symbols:
+        kind = kind._replace(inputs=max(one.inputs for one in each))
+    if kind.answer in ("class", "classes"):
+        kind = kind._replace(outputs=max(one.outputs for one in each))
+    _check(known, kind, "the training data")
+    return kind
+
+
+def _task(training, dev, recipe):
+    """A model without params, and its records made ready for training."""
+    if recipe.bidirectional:
+        raise ValueError("bidirectional should be False for sequences, which are read as they come")
+    kind = _kind_of(training)
+    _check(dev, kind, "the dev data")
+    if recipe.transpose and kind.answer != "keys":
+        raise ValueError(f"transpose is for keys, and a target here is {kind.answer}")
+    model = Model(None, recipe, kind)  # type: ignore[arg-type]
+    xs, targets = zip(*dev, strict=True)
+
+    def evaluate(params):
+        found = _measured(kind, _answers(params, xs, model), targets)
+        loss = found.pop("squared_error" if kind.answer == "number" else "nll")
+        return {"dev_loss": loss} | {f"dev_{name}": value for name, value in found.items()}
+
+    task = members.Task(
+        recipe,
+        _drawn_batches(training, recipe) if isinstance(training, Drawn) else _batches(training, recipe, kind),
+        partial(_init, recipe=recipe, kind=kind),
+        lambda params, batch, key, recipe: sequencer.loss(params, batch, key, options=_options(recipe, kind)),
+        evaluate,
+        "dev_accuracy" if kind.answer == "class" else "dev_loss",
+        lambda batch: int(batch.xs.shape[0] * batch.xs.shape[1] if batch.lengths is None else batch.lengths.sum()),
+        None,
+        _fingerprint(training, dev),
+    )
+    return model, task
+
+
+def _drawn_batches(training, recipe):
+    """Epoch -> batches that are drawn when they are asked for."""
+    size, n = recipe.batch_size, len(training) // recipe.batch_size
+    if not n:
+        raise ValueError(f"an epoch of {len(training)} sequences has no batch of {size}: give more of them (drawn)")
+    ones = np.ones(size, np.float32)
+
+    def batch(epoch, k):
+        xs, targets = training.batch(epoch, k, size)
+        return sequencer.Batch(xs, None, targets, ones)
+
+    return lambda epoch: Epoch(range(n), partial(batch, epoch))
+
+
+def _batches(training, recipe, kind):
+    """Epoch -> batches of sequences of like length; pieces of music are moved up or down, each anew in every epoch."""
+    how = dict(batch_size=recipe.batch_size, buckets=recipe.buckets, seed=recipe.order)
+    order = Batches([len(x) for x, _ in training], lambda bucket: bucket, **how)
+    whole = len({len(x) for x, _ in training}) == 1
+
+    def batch(epoch, bucket):
+        rows = [training[row] for row in bucket.rows]
+        if recipe.transpose:
+            places = [(recipe.order, epoch, row) for row in bucket.rows]
+            rows = [_moved(one, place, recipe.transpose) for one, place in zip(rows, places, strict=True)]
+        xs, targets = zip(*rows, strict=True)
+        padded, lengths = _filled(xs, bucket.length, recipe.batch_size)
+        weights = (np.arange(recipe.batch_size) < len(rows)).astype(np.float32)
+        if kind.answer in sequencer.AT_END:
+            dtype = np.float32 if kind.answer == "number" else np.int32
+            said = np.zeros(recipe.batch_size, dtype)
+            said[: len(rows)] = targets
+        else:
+            said, _ = _filled(targets, bucket.length, recipe.batch_size)
+        return sequencer.Batch(padded, None if whole else lengths, said, weights)
+
+    return lambda epoch: Epoch(order(epoch).cut, partial(batch, epoch))
+
+
+def _moved(record, place, most):
+    """A piece moved by as many semitones as are drawn for its place, as far as the keys go."""
+    x, target = record
+    down = np.flatnonzero((x | target).any(0))
+    if not len(down):
+        return record
+    low, high = max(-most, -int(down[0])), min(most, x.shape[1] - 1 - int(down[-1]))
+    by = int(np.random.default_rng(place).integers(low, high + 1))
+    return np.roll(x, by, 1), np.roll(target, by, 1)
+
+
+def _filled(sequences, length, size):
+    """Sequences as one array [size, length, ...], padded with zeros, and their lengths: of symbols and classes int32,
+    of all else float32, where bytes become n / 255."""
+    first = np.asarray(sequences[0])
+    dtype = np.int32 if first.ndim == 1 else np.float32
+    found, lengths = np.zeros((size, length, *first.shape[1:]), dtype), np.zeros(size, np.int32)
+    for row, sequence in enumerate(sequences):
+        found[row, : len(sequence)] = sequence
+        lengths[row] = len(sequence)
+    return found / np.float32(255) if first.dtype == np.uint8 and first.ndim == 2 else found, lengths
+
+
+def _fingerprint(*parts):
+    """What tells one set of records from another."""
+    digest = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, Drawn):
+            digest.update(repr(part).encode())
+            continue
+        for x, target in part:
+            for array in map(np.asarray, (x, target)):
+                digest.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _alone(model):
+    """The params as those of one model of several."""
+    return jax.tree.map(lambda a: a[None], model.params)
+
+
+def _answers(params, xs, model):
+    """Of k models, the answer to each of N sequences: N arrays [k, ...]."""
+    lengths = [len(x) for x in xs]
+    size = min(256, 2 ** max(len(xs) - 1, 0).bit_length())
+    whole, answers = model.kind.answer in sequencer.AT_END, [np.zeros(0)] * len(xs)
+    for bucket in text.bucket(lengths, size, text.bounds(lengths, model.recipe.buckets, size)) if lengths else ():
+        batch = _filled([xs[row] for row in bucket.rows], bucket.length, size)
+        found = np.asarray(_predict(params, *batch, options=_options(model.recipe, model.kind)))
+        for n, row in enumerate(bucket.rows):
+            answers[row] = found[:, n] if whole else found[:, n, : lengths[row]]
+    return answers
+
+
+@partial(jax.jit, static_argnames="options")
+def _predict(params, xs, lengths, options):
+    """The mean of the members' answers, of each of k models."""
+    return members.mean_over(partial(sequencer.predict, options=options), params, xs, lengths)
+
+
+def _measured(kind, answers, targets):
+    """What the answers of k models are worth, [k] each."""
+    if kind.answer == "number":
+        found = np.stack(answers, -1).astype(np.float64)
+        return {"squared_error": ((found - np.asarray(targets, np.float64)) ** 2).mean(-1)}
+    if kind.answer == "keys":
+        p, y = np.concatenate(answers, 1), np.concatenate(targets)
+        return {"nll": np.array([_nll_of_keys(one, y) for one in p])}
+    p = np.stack(answers, 1) if kind.answer == "class" else np.concatenate(answers, 1)
+    y = np.asarray(targets) if kind.answer == "class" else np.concatenate(targets)
+    right, said = p.argmax(-1) == y, np.take_along_axis(p, y[None, :, None].astype(int), -1)[..., 0]
+    measured = {"accuracy": right.mean(-1), "nll": -np.log(np.maximum(said.astype(np.float64), TINY)).mean(-1)}
+    if kind.answer == "classes" and (y != 0).any():
+        measured["recall"] = right[:, y != 0].mean(-1)
+    return measured
+
+
+TINY = 1e-7  # about the least that a float32 tells from 0 beside 1
+
+
+def _nll_of_keys(p, y):
+    """The mean over frames of -log p of the keys y [N, K], each by itself with probability p [N, K] or [1, K]."""
+    p = np.clip(p.astype(np.float64), TINY, 1 - TINY)
+    return float(-np.where(y, np.log(p), np.log1p(-p)).sum(-1).mean())
+
+
+def _options(recipe, kind):
+    return sequencer.Options(kind.answer, recipe.dropout, recipe.recurrent, recipe.variational, recipe.smoothing)
+
+
+def _init(key, *, recipe, kind):
+    return sequencer.init(
+        key,
+        kind.inputs,
+        kind.outputs,
+        hidden=recipe.hidden,
+        cell=recipe.cell,
+        forget_bias=recipe.forget_bias,
+        chrono=recipe.chrono or None,
+    )
