@@ -89,6 +89,10 @@ def decoded(test):
     return f"test_decoding.py::{test}"
 
 
+def attending(test):
+    return f"test_seq2seq.py::{test}"
+
+
 HUGE = "test_variants.py::test_huge_inputs_give_finite_numbers"
 EQUAL = "test_variants.py::test_layer_norm_of_equal_numbers"
 APART = "test_cells.py::test_init_draws_every_weight_of_a_key_apart"
@@ -1824,7 +1828,72 @@ TAGS = [
     ),
 ]
 
-MUTANTS = CELLS + OVER_TIME + FUSED + NOISE + AT_THE_DOOR + TRAINING + CHAINS + TAGS
+TRANSLATION = [
+    *of(
+        "models/seq2seq.py",
+        (
+            "attention-to-padding",
+            "padding is attended to",
+            "jnp.where(there, 0, jnp.finfo(values.dtype).min / 2)",
+            "jnp.where(there, 0, 0.0)",
+            attending("test_it_is_its_equations[dot]"),
+        ),
+        (
+            "target-not-shifted",
+            "the decoder is told the token that it has to say",
+            "jnp.concatenate([jnp.full_like(targets[:1], END), targets[:-1]])",
+            "targets",
+            attending("test_it_is_its_equations[dot]"),
+        ),
+        (
+            "bridge-cell",
+            "the hidden state that the decoder begins with is not squashed",
+            "LSTMState(jnp.tanh(h), c)",
+            "LSTMState(h, c)",
+            attending("test_it_is_its_equations[dot]"),
+        ),
+        (
+            "deferred-undropped",
+            "the gradient of w_h is formed with the h before dropout",
+            "(x, recurrent(state, how))",
+            "(x, state.h)",
+            attending("test_gradients_by_differences[general, fed]"),
+        ),
+        (
+            "attention-last",
+            "the state keeps the attention of the last step alone",
+            "state.attention + attention",
+            "attention",
+            attending("test_a_step_at_a_time_is_the_same[dot]"),
+        ),
+        (
+            "log-p-of-padding",
+            "padding counts in log p of a target",
+            "jnp.where(_there(batch), of_tokens, 0)",
+            "of_tokens",
+            attending("test_what_is_made_of_logits"),
+        ),
+    ),
+    *of(
+        "translate.py",
+        (
+            "blank-shifts",
+            "a blank text shifts the translations after it",
+            "found[rows[row]]",
+            "found[row]",
+            "test_translate.py::test_a_text_is_translated_alike_in_any_company",
+        ),
+        (
+            "members-first",
+            "of several members only the first is asked",
+            "jax.nn.logsumexp(log_p, 0)",
+            "log_p[0]",
+            "test_translate.py::test_members_are_averaged_in_probability",
+        ),
+    ),
+]
+
+MUTANTS = CELLS + OVER_TIME + FUSED + NOISE + AT_THE_DOOR + TRAINING + CHAINS + TAGS + TRANSLATION
 
 # --- breaking and running --------------------------------------------------------------------------------------------
 

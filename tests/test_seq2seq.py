@@ -102,6 +102,7 @@ def slow(params, source, target):
     return np.array(logits), np.array(attention)
 
 
+_loss_of = jax.jit(seq2seq.loss, static_argnames=("options", "sampling"), compiler_options=QUICK)
 _taught = jax.jit(seq2seq._teach, static_argnums=(2, 4), compiler_options=QUICK)  # one program for two tests
 
 
@@ -223,14 +224,13 @@ def test_models_side_by_side_are_each_alone(name):
 def test_dropout_is_of_the_key_alone():
     for name in ("general", "general, fed"):
         params = model(name)
-        loss = jax.jit(lambda key, params=params: seq2seq.loss(params, BATCH, key, options=NOISE))
-        one, two = loss(jax.random.key(0)), loss(jax.random.key(1))
-        assert one == loss(jax.random.key(0))
+        one, two, again = (_loss_of(params, BATCH, jax.random.key(n), options=NOISE) for n in (0, 1, 0))
+        assert one == again
         assert one != two
-        assert seq2seq.loss(params, BATCH, options=NOISE) == seq2seq.loss(params, BATCH)
-    for field in ("dropout", "word_dropout", "recurrent"):  # each does something by itself
-        alone = Options(**{field: 0.5})
-        assert seq2seq.loss(params, BATCH, jax.random.key(0), options=alone) != seq2seq.loss(params, BATCH)
+        plain = _loss_of(params, BATCH)
+        assert _loss_of(params, BATCH, options=NOISE) == plain
+        for field in ("dropout", "word_dropout", "recurrent"):  # each does something by itself
+            assert _loss_of(params, BATCH, jax.random.key(0), options=Options(**{field: 0.5})) != plain
 
 
 def test_variational_masks_are_the_same_at_every_step():
@@ -251,13 +251,21 @@ def test_sampling_puts_in_what_the_model_says():
     params = model("general, fed")
     params = params._replace(bias=jnp.zeros(8).at[3].set(40))  # it always says 3
     key = jax.random.key(0)
-    found = seq2seq.apply(params, BATCH, Options(), key, sampling=0.99999)
-    said = seq2seq.apply(params, BATCH._replace(target=np.full_like(BATCH.target, 3)))
+    found = _taught(params, BATCH, Options(), key, 0.99999)[0]
+    said = _taught(params, BATCH._replace(target=np.full_like(BATCH.target, 3)), Options(), None, 0.0)[0]
     np.testing.assert_allclose(found, said, atol=1e-4)
-    taught = seq2seq.apply(params, BATCH)
+    taught = _taught(params, BATCH, Options(), None, 0.0)[0]
     assert abs(found - taught).max() > 1e-3
-    np.testing.assert_array_equal(seq2seq.apply(params, BATCH, Options(), key), taught)
-    np.testing.assert_array_equal(seq2seq.apply(params, BATCH, Options(), None, sampling=0.5), taught)
+    np.testing.assert_allclose(_taught(params, BATCH, Options(), key, 0.0)[0], taught, atol=1e-6)
+    np.testing.assert_allclose(_taught(params, BATCH, Options(), None, 0.5)[0], taught, atol=1e-6)
+
+
+@partial(jax.jit, static_argnums=3, compiler_options=QUICK)
+def _searched(params, source, n, steps):
+    """What a beam as wide as all sequences finds, and greedy search."""
+    memory, state = seq2seq.encode(params, source, n)
+    step, how = partial(seq2seq.step, params, memory), dict(start=END, end=END, steps=steps)
+    return decoding.beam(step, state, **how, width=3**steps), decoding.greedy(step, state, **how)
 
 
 def test_search_against_every_sequence_there_is():
@@ -277,27 +285,23 @@ def test_search_against_every_sequence_there_is():
             np.array(list(map(len, every)), np.int32),
         )
         log_p = np.asarray(jax.jit(seq2seq.log_p, compiler_options=QUICK)(params, batch))
-        memory, state = seq2seq.encode(params, source, n)
-        how = dict(start=END, end=END, steps=steps)
-        step = partial(seq2seq.step, params, memory)
-        wide = decoding.beam(step, state, **how, width=3**steps)
+        wide, greedy = _searched(params, source, n, steps)
         order = np.argsort(-log_p)
         for rank in range(5):
             best = every[order[rank]][:-1]
             assert wide.tokens[rank, : len(best)].tolist() == list(best)
             assert int(wide.length[rank]) == len(best)
             np.testing.assert_allclose(wide.log_p[rank], log_p[order[rank]], rtol=1e-5)
-        greedy = decoding.greedy(step, state, **how)
         tokens = []
         for t in range(steps):
             prefix = np.array([[*tokens, *[0] * (steps - t)]], np.int32)
             one = Batch(source[None], n[None], prefix, np.array([t + 1], np.int32))
-            tokens.append(int(seq2seq.apply(params, one)[0, t].argmax()))
+            tokens.append(int(_taught(params, one, Options(), None, 0.0)[0][t, 0].argmax()))
             if tokens[-1] == END:
                 break
         tokens = [token for token in tokens if token != END]
         assert greedy.tokens[: len(tokens)].tolist() == tokens
-        found_more += wide.log_p[0] > greedy.log_p + 1e-3
+        found_more += bool((greedy.length < steps) & (wide.log_p[0] > greedy.log_p + 1e-3))
     assert found_more
 
 
