@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from lstmjax import classify, decoding, language, members, train
+from lstmjax import classify, decoding, devices, language, members, train
 from lstmjax.__main__ import main
 from lstmjax.containers import Bidirectional
 from lstmjax.models import language_model
@@ -131,6 +131,11 @@ def test_a_carried_run_goes_on_to_the_same_bits(tmp_path):
     assert kill.bits(fitted) == whole
 
 
+def test_a_carry_on_a_mesh():
+    mesh = devices.mesh(jax.devices()[:1])
+    assert kill.bits(_fit_carried(mesh=mesh, average_after=1)) == kill.bits(_fit_carried(average_after=1))
+
+
 @pytest.mark.parametrize(
     ("options", "kind", "says"),
     [
@@ -244,6 +249,16 @@ def test_words_and_their_ends_of_lines():
     assert language._tokens(plain, "ab\nc") == list("ab\nc")
     whole = language._learn("It's so.\n", SMALL._replace(tokens="words"))
     assert language._tokens(whole, "It's so.\n") == ["it's", "so", ".", "\n"]
+
+
+def test_subwords_are_put_together_again():
+    pytest.importorskip("tokenizers")
+    given = "low lower lowest\nnew newer newest\n"
+    read = language._learn(given * 5, SMALL._replace(tokens="bpe", vocabulary=40))
+    words = language._tokens(read, given)
+    assert words.count("\n") == 2
+    assert language._joined(read, words) == given
+    assert language.Reader.from_json(read.to_json()).tokenise("lower") == read.tokenise("lower")
 
 
 def test_a_text_is_split_at_ends_of_lines():

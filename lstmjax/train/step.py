@@ -46,10 +46,7 @@ class Report(NamedTuple):
     """What a step says of itself."""
 
     loss: Array  # before the step
-    finite: (
-        Array  # bool [1 + leaves]: of the loss, then of the gradient of each leaf of the params, in order; last, the
-    )
-    # carry, if there is one
+    finite: Array  # bool [1 + leaves]: of the loss, then of the gradient of each leaf of the params, and of a carry
     in_a_row: Array  # int32: of the state after it
 
 
