@@ -20,6 +20,7 @@ _MARKS = "".join(c for c in map(chr, range(0x300, 0x3000)) if unicodedata.catego
 _TOKEN = re.compile(
     f"[{_SINGLE}]|(?:(?![{_SINGLE}])[\\w{_MARKS}])+(?:['’](?:(?![{_SINGLE}])[\\w{_MARKS}])+)*|[^\\w\\s]"
 )
+_PLAIN = re.compile(r"\w+(?:'\w+)*|[^\w\s]")  # what that comes to for ASCII, in half the time
 
 
 def tokenise(text: str) -> list[str]:
@@ -37,7 +38,8 @@ def tokenise(text: str) -> list[str]:
     """
     if not isinstance(text, str):
         raise TypeError(f"text should be a str, got {type(text).__name__}")
-    return _TOKEN.findall(unicodedata.normalize("NFKC", text).lower().replace("’", "'"))
+    text = unicodedata.normalize("NFKC", text).lower().replace("’", "'")
+    return (_PLAIN if text.isascii() else _TOKEN).findall(text)
 
 
 class Vocabulary:
@@ -84,7 +86,8 @@ class Vocabulary:
 
     def encode(self, tokens: Sequence[str]) -> np.ndarray:
         """int32 [T], unknown words as `UNK`."""
-        return np.array([self.index.get(token, UNK) for token in tokens], np.int32)
+        id_of = self.index.get
+        return np.array([id_of(token, UNK) for token in tokens], np.int32)
 
     def decode(self, ids: Sequence[int]) -> list[str]:
         """The words of ids, `<pad>` and `<unk>` for the specials."""
