@@ -20,6 +20,7 @@ _MARKS = "".join(c for c in map(chr, range(0x300, 0x3000)) if unicodedata.catego
 _TOKEN = re.compile(
     f"[{_SINGLE}]|(?:(?![{_SINGLE}])[\\w{_MARKS}])+(?:['’](?:(?![{_SINGLE}])[\\w{_MARKS}])+)*|[^\\w\\s]"
 )
+_PLAIN = re.compile(r"\w+(?:'\w+)*|[^\w\s]")  # what that comes to for ASCII, in half the time
 
 
 # What the treebanks of English write apart from the word before it.
@@ -68,7 +69,8 @@ def tokenise(text: str) -> list[str]:
     >>> tokenise("It isn't bad, 真的不错!")
     ['it', "isn't", 'bad', ',', '真', '的', '不', '错', '!']
     """
-    return _TOKEN.findall(normalise(text))
+    text = normalise(text)
+    return (_PLAIN if text.isascii() else _TOKEN).findall(text)
 
 
 _CLOSE = re.compile(r" (?=[.,!?;:%)\]}…。、，．！？；：）」』】》])|(?<=[(\[{（「『【《]) ")
@@ -131,7 +133,8 @@ class Vocabulary:
 
     def encode(self, tokens: Sequence[str]) -> np.ndarray:
         """int32 [T], unknown words as `UNK`."""
-        return np.array([self.index.get(token, UNK) for token in tokens], np.int32)
+        id_of = self.index.get
+        return np.array([id_of(token, UNK) for token in tokens], np.int32)
 
     def decode(self, ids: Sequence[int]) -> list[str]:
         """The words of ids, `<pad>` and `<unk>` for the specials."""

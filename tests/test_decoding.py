@@ -221,6 +221,33 @@ def test_likeliest_against_a_loop():
         np.testing.assert_array_equal(decoding.likeliest(jnp.asarray(logits)[None], top_k=k, top_p=p)[0], expected)
 
 
+@pytest.mark.parametrize(("n", "k"), [(3, 2), (64, 4), (65, 4), (259, 16), (1000, 1), (1000, 31)])
+@pytest.mark.parametrize("values", [4, 10**6])
+def test_the_highest_are_those_of_top_k(n, k, values):
+    """The lower of equals first, however many there are, and in whichever block."""
+    x = jax.random.randint(jax.random.key(n + k), (5, n), 0, values).astype(jnp.float32)
+    x = x.at[4].set(-jnp.inf).at[3, ::3].set(-jnp.inf)
+    found = jax.jit(jax.vmap(lambda x: decoding._highest(x, k, block=4)))(x)
+    for row, best, at in zip(np.asarray(x), *map(np.asarray, found), strict=True):
+        order = np.argsort(-row, kind="stable")[:k]
+        assert at.tolist() == order.tolist()
+        np.testing.assert_array_equal(best, row[order])
+
+
+def test_many_words():
+    """So many that blocks of them are looked at: greedy and beam are as in a loop over all."""
+    table = np.asarray(jax.random.normal(jax.random.key(1), (5, 1300)))
+    over = lambda state, token: (state + 1, jnp.asarray(table)[state])  # noqa: E731
+    found = decoding.greedy(over, jnp.array(0), start=0, end=1299, steps=5)
+    assert found.tokens.tolist() == table.argmax(-1).tolist()
+    log_p = table - np.log(np.exp(table).sum(-1, keepdims=True))
+    np.testing.assert_allclose(found.log_p, log_p.max(-1).sum(), rtol=1e-5)
+    ranked = np.sort(log_p, -1)[:, ::-1]
+    second = ranked[:, 0].sum() - (ranked[:, 0] - ranked[:, 1]).min()  # one step not at its best
+    beam = decoding.beam(over, jnp.array(0), start=0, end=1299, steps=5, width=2)
+    np.testing.assert_allclose(beam.log_p, [ranked[:, 0].sum(), second], rtol=1e-5)
+
+
 def test_top_1_is_greedy():
     for state, key in zip(states(4), jax.random.split(jax.random.key(1), 4), strict=True):
         plain = decoding.greedy(step, state, **HOW)

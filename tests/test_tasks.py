@@ -229,6 +229,34 @@ def test_attention_is_explained():
     assert attention.sum() == pytest.approx(1, abs=1e-5)
 
 
+@pytest.mark.parametrize("n", [1, 3, 64, 65, 1000])
+def test_batches_are_padded_little_and_of_few_shapes(n):
+    """Each text gets what belongs to it, whatever the order; two texts of 1,000 cost no more than their own batch."""
+    lengths = np.random.default_rng(n).integers(0, 24, n).tolist()
+    lengths[:2] = [300, 0][:n]
+    asked = []
+
+    def predict(bucket, size):
+        asked.append((size, bucket.length))
+        assert len(bucket.rows) <= size
+        assert max(lengths[row] for row in bucket.rows) <= bucket.length
+        of_rows = np.pad(np.array([[row, lengths[row]] for row in bucket.rows]), ((0, size - len(bucket.rows)), (0, 0)))
+        return np.stack([of_rows, -of_rows])
+
+    found = members.in_batches(lengths, predict, (2, 2))
+    np.testing.assert_array_equal(found, np.stack([[np.arange(n), lengths], [-np.arange(n), -np.array(lengths)]]).mT)
+    assert {size for size, _ in asked} == {min(64, 2 ** (n - 1).bit_length())}
+    assert {length for _, length in asked} <= {8, 12, 16, 24, 384}
+    assert len(asked) == -(-n // 64)
+    assert [length for _, length in asked].count(384) == 1
+    if n == 1000:
+        assert sum(size * length for size, length in asked) < 1.3 * sum(lengths) + 64 * 384
+
+
+def test_no_texts_have_no_batches():
+    assert members.in_batches([], None, (2, 5)).shape == (2, 0, 5)
+
+
 def test_pieces_reach_words_that_were_never_seen():
     read, _ = reader.learn(["seeing is believing"], pieces=500)
     known, unknown = read.read("seeing"), read.read("seeings")

@@ -31,6 +31,14 @@ def test_decomposed_and_composed_letters_are_one_word():
     assert text.tokenise("cafe\u0301") == text.tokenise("caf\u00e9") == ["caf\u00e9"]
 
 
+def test_ascii_is_cut_as_any_other_text():
+    """It has a shorter pattern of its own."""
+    for characters in itertools.product("a7_'’- .\x1c", repeat=4):
+        plain = "".join(characters)
+        with_other = text.tokenise(f"{plain} é")
+        assert with_other == [*text.tokenise(plain), "é"]
+
+
 def test_vocabulary_orders_by_count_then_alphabet():
     vocabulary = text.Vocabulary.count([["b", "a", "c"], ["c"]])
     assert vocabulary.words == ("c", "a", "b")
