@@ -37,6 +37,9 @@ def test_there_are_notebooks():
         "3-sentiment.ipynb",
         "4-match.ipynb",
         "5-translate.ipynb",
+        "6-roles.ipynb",
+        "7-long-memory.ipynb",
+        "5-translate.ipynb",
     ]
 
 
