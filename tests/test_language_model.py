@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 import lstmjax
-from lstmjax import decoding, regularise, softmax
+from lstmjax import decoding, losses, regularise, softmax
 from lstmjax.cache import Cache, init_memory, mix
+from lstmjax.layers import dropout
 from lstmjax.models import language_model
 from lstmjax.models.language_model import Batch, Options
 from tests.problems import cast
@@ -111,6 +112,20 @@ def test_without_a_key_nothing_is_dropped_and_nothing_added():
     assert float(one) == float(two)
     three, _ = language_model.loss(params, _state(params), batch, jax.random.key(0), options=loud)
     assert float(three) != float(one)
+
+
+def test_large_outputs_cost_after_dropout_and_changes_before_it():
+    params, batch, key = _params(), _batch(), jax.random.key(4)
+    plain = Options(dropout=0.5)
+    base, _ = language_model.loss(params, _state(params), batch, key, options=plain)
+    _, ys = language_model.outputs(params, batch.inputs, _state(params), plain, key)
+    dropped, counts = dropout(jax.random.split(key, 5)[3], 0.5, ys, shared=(0,)), jnp.asarray(batch.weights > 0)
+    for options, expected in (
+        (plain._replace(ar=1.0), losses.activation_penalty(dropped, counts)),
+        (plain._replace(tar=1.0), losses.temporal_activation_penalty(ys, counts)),
+    ):
+        found, _ = language_model.loss(params, _state(params), batch, key, options=options)
+        np.testing.assert_allclose(found - base, expected, rtol=1e-4)
 
 
 def test_what_a_window_is_filled_up_with_changes_nothing():
