@@ -36,6 +36,7 @@ def test_there_are_notebooks():
         "2-classify.ipynb",
         "3-sentiment.ipynb",
         "4-match.ipynb",
+        "7-long-memory.ipynb",
     ]
 
 
