@@ -39,7 +39,6 @@ def test_there_are_notebooks():
         "5-translate.ipynb",
         "6-roles.ipynb",
         "7-long-memory.ipynb",
-        "5-translate.ipynb",
     ]
 
 
