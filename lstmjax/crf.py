@@ -4,6 +4,7 @@ Time first, any batch axes or none, as in `run`: emissions [T, *batch, K], tags 
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -232,6 +233,8 @@ def _log_partition(params, emissions, valid, n):
     highest = _finite(params.transitions.max(0))  # of each column; a constant, since what it adds it takes away
     weights = jnp.exp(params.transitions - highest[None])
 
+    # Computed again for the gradient: else [T, N, K, K] would be kept of it, zeros where it was not taken.
+    @partial(jax.checkpoint, prevent_cse=False)
     def entry_by_entry(a):
         return _log_sum_exp(a[:, :, None] + params.transitions[None], 1)
 

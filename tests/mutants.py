@@ -1535,6 +1535,23 @@ TRAINING = [
         ),
     ),
     *of(
+        "members.py",
+        (
+            "answers-unsorted",
+            "texts are answered in the order they come in",
+            'order = np.argsort(lengths, kind="stable")',
+            "order = np.arange(len(lengths))",
+            "test_tasks.py::test_batches_are_padded_little_and_of_few_shapes[1000]",
+        ),
+        (
+            "answers-misplaced",
+            "an answer goes to the text in whose place it was computed",
+            "found[:, bucket.rows] = np.asarray(given)",
+            "found[:, np.sort(bucket.rows)] = np.asarray(given)",
+            "test_tasks.py::test_batches_are_padded_little_and_of_few_shapes[65]",
+        ),
+    ),
+    *of(
         "models/encoder.py",
         (
             "lookup-sum",
@@ -1667,6 +1684,13 @@ CHAINS = [
             chain("test_where_all_is_forbidden"),
         ),
         (
+            "crf-pairs-kept",
+            "the gradient keeps a table of pairs for each step",
+            "    @partial(jax.checkpoint, prevent_cse=False)\n",
+            "",
+            chain("test_the_gradient_keeps_no_table_of_pairs_for_each_step"),
+        ),
+        (
             "bio-begins-inside",
             "a sequence may begin with I-",
             "(names[:, None] == names[None]), ~inside)",
@@ -1731,6 +1755,20 @@ CHAINS = [
             "before < top_p",
             "before + p <= top_p",
             decoded("test_likeliest_against_a_loop"),
+        ),
+        (
+            "highest-of-equals",
+            "of equals the one in the higher block comes first",
+            "jnp.sort(_top_k(cut.max(-1), k)[1])",
+            "_top_k(cut.max(-1), k)[1]",
+            decoded("test_the_highest_are_those_of_top_k[40-259-16]"),
+        ),
+        (
+            "highest-no-rest",
+            "what fills no block is not looked at",
+            "jnp.concatenate([cut[chosen].reshape(-1), rest])",
+            "jnp.concatenate([cut[chosen].reshape(-1), jnp.full_like(rest, -jnp.inf)])",
+            decoded("test_the_highest_are_those_of_top_k[1000000-65-4]"),
         ),
     ),
 ]

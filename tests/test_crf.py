@@ -93,6 +93,15 @@ def test_a_step_is_a_product_unless_it_underflows():
     assert text.count("cond[") == 1
 
 
+def test_the_gradient_keeps_no_table_of_pairs_for_each_step():
+    """The slow way is computed again where it was taken: what it holds, [T, N, K, K], is not kept."""
+    p, e, y = jax.eval_shape(lambda: to_jax(jnp.float32, *problem(k=40)))
+    e, y = (jax.ShapeDtypeStruct((50, *x.shape[1:]), x.dtype) for x in (e, y))
+    gradient = jax.jit(jax.grad(lambda p, e, y: crf.log_likelihood(p, e, y).sum(), (0, 1)))
+    kept = gradient.lower(p, e, y).compile().memory_analysis().temp_size_in_bytes
+    assert kept < 4 * 50 * len(LENGTHS) * 40 * 40 / 2
+
+
 def test_likelihoods_sum_to_one():
     params, emissions, _ = problem()
     p, e = to_jax(jnp.float32, params, emissions[:, :1])
