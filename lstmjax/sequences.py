@@ -218,7 +218,10 @@ def _next_frames(piece):
     """The keys that are down in each frame of a piece but the last, and in the frame after it: bool [T, 88] each."""
     frames = np.zeros((len(piece), KEYS), bool)
     for row, pitches in zip(frames, piece, strict=True):
-        row[np.asarray(pitches, int) - LOWEST] = True
+        keys = np.asarray(pitches, int) - LOWEST
+        if ((keys < 0) | (keys >= KEYS)).any():
+            raise ValueError(f"pitches should lie in [{LOWEST}, {LOWEST + KEYS}), got {pitches}")
+        row[keys] = True
     return frames[:-1], frames[1:]
 
 
@@ -297,7 +300,7 @@ def _check_xs(xs, kind, where):
 
 
 def _say(kind):
-    return f"{'symbols' if kind.symbols else 'features'} with {kind.answer} for a target"
+    return f"{kind.inputs} {'symbols' if kind.symbols else 'features'} with {kind.answer} for a target"
 
 
 def _kind_of(training):
@@ -320,8 +323,8 @@ def _task(training, dev, recipe):
         raise ValueError("bidirectional should be False for sequences, which are read as they come")
     kind = _kind_of(training)
     _check(dev, kind, "the dev data")
-    if recipe.transpose and kind.answer != "keys":
-        raise ValueError(f"transpose is for keys, and a target here is {kind.answer}")
+    if recipe.transpose and (kind.answer != "keys" or kind.inputs != kind.outputs):
+        raise ValueError(f"transpose is for the same keys in x and target, got {_say(kind)}")
     model = Model(None, recipe, kind)  # type: ignore[arg-type]
     xs, targets = zip(*dev, strict=True)
 
@@ -386,7 +389,7 @@ def _batches(training, recipe, kind):
 def _moved(record, place, most):
     """A piece moved by as many semitones as are drawn for its place, as far as the keys go."""
     x, target = record
-    down = np.flatnonzero((x | target).any(0))
+    down = np.flatnonzero((x != 0).any(0) | target.any(0))
     if not len(down):
         return record
     low, high = max(-most, -int(down[0])), min(most, x.shape[1] - 1 - int(down[-1]))

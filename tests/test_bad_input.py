@@ -752,6 +752,9 @@ INITS += [
 for call in (lstmjax.init_minlstm, lstmjax.init_slstm):
     INITS.append(init("forget_bias a string", TypeError, ("forget_bias", "str"), call=call, forget_bias="one"))
 INITS += [
+    init("chrono 1", ValueError, ("chrono", "at least 2", "1"), chrono=1),
+    init("chrono of a GRU 2.5", TypeError, ("chrono", "2.5"), call=lstmjax.init_gru, chrono=2.5),
+    init("chrono without a bias", ValueError, ("chrono", "bias is False"), chrono=9, bias=False),
     init("forget_bias NaN", ValueError, ("forget_bias", "finite", "nan"), forget_bias=float("nan")),
     init("forget_bias True", TypeError, ("forget_bias", "True"), forget_bias=True),
     init("init an array", ValueError, ("init", "'glorot'", "float32[2]"), init=ones(2)),

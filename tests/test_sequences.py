@@ -246,6 +246,8 @@ def test_frames_of_music_are_keys(folder):
     assert [np.flatnonzero(frame).tolist() for frame in x] == [[39, 43], [41], []]
     assert [np.flatnonzero(frame).tolist() for frame in y] == [[41], [], [0, 87]]
     assert len(sequences.records("jsb_chorales", SMALL, "dev")[0]) == 2
+    with pytest.raises(ValueError, match=r"pitches should lie in \[21, 109\), got \[20\]"):
+        sequences._next_frames([[20], [60]])
 
 
 def _same(one, two):
@@ -325,7 +327,7 @@ def test_the_command_line_trains_and_measures(tmp_path, capsys):
         (["train", "sequence", "--data", "adding", "--steps", "1"], "T should be an int of at least 2"),
         (["train", "sequence", "--data", "adding", "--drawn", "3"], "has no batch of 64: give more"),
         (["train", "sequence", "--data", "adding", "--bidirectional"], "bidirectional should be False"),
-        (["train", "sequence", "--data", "adding", "--transpose", "2"], "transpose is for keys"),
+        (["train", "sequence", "--data", "adding", "--transpose", "2"], "transpose is for the same keys"),
         (["train", "sequence", "--data", "copy", "--dev", "x"], "copy has dev and test records of its own"),
         (["train", "sequence", "--data", "copy", "--chunk", "0"], "chunk should be"),
         (["train", "sequence", "--data", "copy", "--forget-bias", "nan"], "forget_bias should be"),
@@ -376,7 +378,7 @@ ONE = np.zeros((3, 2), np.float32)
             [(ONE, 1.0), (ONE, 1)],
             [(ONE, 1.0)],
             ValueError,
-            "record 1: expected features with number .* got features with class",
+            "record 1: expected 2 features with number .* got 2 features with class",
         ),
         (
             [(ONE, 1.0)],
@@ -444,5 +446,5 @@ def test_what_a_model_is_asked_is_of_its_kind():
         sequences.predict(model, [ONE])
     with pytest.raises(ValueError, match=r"should hold ids in \[0, 2\)"):
         sequences.predict(model, [np.array([5])])
-    with pytest.raises(ValueError, match="expected symbols with number"):
+    with pytest.raises(ValueError, match="expected 2 symbols with number"):
         sequences.evaluate(model, [(np.array([1]), 1)])
