@@ -211,7 +211,7 @@ def test_a_classifier_is_trained_on_a_set_by_name(folder, tmp_path, capsys):
     for split in ("train", "dev", "test"):
         for language in ("ja", "en"):
             _write(folder / "mt_ja_en_10k" / f"{split}.{language}", "a")
-    assert main(["train", "--data", "ja_en_10k", *how]) == 2
+    assert main(["train", "classify", "--data", "ja_en_10k", *how]) == 2
     assert "is no set of texts with labels" in capsys.readouterr().err
 
 

@@ -217,7 +217,8 @@ def of_set(task: Task, name: str, recipe: Recipe, *splits: str) -> list:
 
 
 def recipe_file(task: str | None, data: str | None, config: str | None) -> File:
-    """The recipe that was asked for; where none was, the one for this set and task if there is just one."""
+    """The recipe that was asked for; where none was, the one for this set and task if there is just one, or if one has
+    the name of the set."""
     if config is not None:
         file = read(config)
         if task is not None and file.task != task:
@@ -225,10 +226,10 @@ def recipe_file(task: str | None, data: str | None, config: str | None) -> File:
         if file.task not in TASKS:
             raise ValueError(f"{config} should name one of the tasks {', '.join(TASKS)}, got {file.task!r}")
         return file
-    found = [file for file in map(read, names()) if data is not None and file.data == data]
-    found = [file for file in found if task in (None, file.task)]
-    if len(found) == 1:
-        return found[0]
+    found = {name: file for name, file in zip(names(), map(read, names()), strict=True) if data and file.data == data}
+    found = {name: file for name, file in found.items() if task in (None, file.task)}
+    if data in found or len(found) == 1:
+        return found.get(data or "", next(iter(found.values())))
     return File(task or "classify", "", {})
 
 
