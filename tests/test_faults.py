@@ -88,26 +88,33 @@ def test_two_processes_give_the_same_bits(capsys):
 
 
 @pytest.mark.parametrize(("forget_bias", "learns"), [(1.0, True), (0.0, False)])
-def test_a_hundred_steps_are_remembered(forget_bias, learns):
-    """With the forget bias of init an LSTM learns to tell its first input 100 steps later; without, it does not."""
-    xs = np.zeros((100, 64, 1), np.float32)
-    signs = np.random.default_rng(0).choice([-1.0, 1.0], 64).astype(np.float32)
+def test_sixty_steps_are_remembered(forget_bias, learns):
+    """With the forget bias of init an LSTM learns to tell its first input 60 steps later, from most seeds, and which
+    ones hangs on the last bits of a machine; without, from none."""
+    xs = np.zeros((60, 16, 1), np.float32)
+    signs = np.random.default_rng(0).choice([-1.0, 1.0], 16).astype(np.float32)
     xs[0, :, 0] = signs
-    params = lstmjax.init_lstm(jax.random.key(0), 1, 16, forget_bias=forget_bias)
-    gates = lstmjax.lstm_gates(params, lstmjax.init_state(params), np.zeros(1, np.float32))
-    assert (float(gates.f.mean()) > 0.7) == learns
+    optimizer = optax.adam(1e-2)
 
     def loss(params, batch, key):
         state, _ = lstmjax.run(params, batch)
         return jnp.mean((state.h[:, 0] - 0.8 * signs) ** 2)
 
-    optimizer = optax.adam(1e-2)
-    state, step = train.init_state(params, optimizer, jax.random.key(1)), jax.jit(train.make_step(loss, optimizer))
-    for _ in range(150):
+    def start(key):
+        params = lstmjax.init_lstm(key, 1, 16, forget_bias=forget_bias)
+        gates = lstmjax.lstm_gates(params, lstmjax.init_state(params), jnp.zeros(1))
+        return train.init_state(params, optimizer, key), gates.f.mean()
+
+    state, open_at_first = jax.vmap(start)(jax.random.split(jax.random.key(0), 6))
+    assert ((np.asarray(open_at_first) > 0.7) == learns).all()
+    step = jax.jit(jax.vmap(train.make_step(loss, optimizer), (0, None)))
+    for _ in range(100):
         state, report = step(state, xs)
-    _, ys = lstmjax.run(state.params, xs)
-    right = (np.sign(ys[-1, :, 0]) == signs).mean()
-    assert (report.loss < 0.01, right == 1) == (learns, learns)
+    ys = jax.vmap(lambda params: lstmjax.run(params, xs)[1])(state.params)
+    right = (np.sign(ys[:, -1, :, 0]) == signs).mean(-1)
+    learnt = np.asarray(report.loss < 0.01)
+    np.testing.assert_array_equal(right == 1, learnt)
+    assert learnt.sum() >= 3 if learns else not learnt.any()
 
 
 @every_way

@@ -551,7 +551,7 @@ def test_on_the_command_line(tmp_path, capsys):
         (["train", "language", "--data", str(tmp_path / "blank.txt")], "holds no text"),
         (["train", "classify", "--config", "warpeace"], "is a recipe for the task language"),
         (["evaluate", "--model", out, *data, "--cache", "9"], "--cache should be WINDOW,THETA,LAMBDA"),
-        (["explain", "--model", out, "aA"], "is a language model"),
+        (["explain", "--model", out, "aA"], "is neither of texts with labels"),
         (["generate", "--model", str(tmp_path)], "is no model folder"),
     ]:
         assert main(wrong) == 2

@@ -320,7 +320,7 @@ def test_the_command_line_trains_and_measures(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["squared_error"] == pytest.approx(found["test"]["squared_error"])
     for wrong, says in [
         (["predict", "--model", out, "one"], "is a model of sequences, not of texts"),
-        (["explain", "--model", out, "one"], "is a model of sequences, not of texts"),
+        (["explain", "--model", out, "one"], "is neither of texts with labels"),
         (["train", "sequence", "--out", out], "sequence needs --config, or --data: one of adding, copy, mnist"),
         (["train", "sequence", "--data", "snips", "--out", out], "name should be one of 'adding'"),
         (["train", "sequence", "--data", "x.tsv", "--out", out], "x.tsv is none of the sets of sequences"),

@@ -230,7 +230,8 @@ def recipe_file(task: str | None, data: str | None, config: str | None) -> File:
     found = {name: file for name, file in found.items() if task in (None, file.task)}
     if data in found or len(found) == 1:
         return found.get(data or "", next(iter(found.values())))
-    return File(task or "classify", "", {})
+    tasks = {file.task for file in found.values()}
+    return File(task or (tasks.pop() if len(tasks) == 1 else "classify"), "", {})
 
 
 def task_of(folder: str | Path) -> Task:
