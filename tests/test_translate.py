@@ -269,7 +269,7 @@ def test_on_the_command_line(tmp_path, capsys, monkeypatch):
         (["predict", "--model", out, "1 2"], "holds a translator: python -m lstmjax translate"),
         (
             ["train", "translate", "--out", str(tmp_path / "n")],
-            "translate needs --data: a set (data list), or a file of",
+            "translate needs --data: a set (data list), or a file with lines of source TAB target",
         ),
         (["translate", "--model", out, "--beam", "0", "1"], "width should be an int of at least 1"),
         (["search", "--model", out, "--corpus", "x", "y"], "is no model of pairs"),
