@@ -26,6 +26,7 @@ from lstmjax.commands import compare
 from lstmjax.commands.tasks import TASKS, of_set
 from lstmjax.train import Watch
 
+LESS = ("nll", "squared_error", "perplexity")  # measures of which less is better
 RESULTS = Path(__file__).parent / "results" / "applications.json"
 
 
@@ -94,7 +95,8 @@ def print_results(held: dict, console: Console) -> None:
     table = Table("recipe", "measure", "test, mean", "lowest to highest", "best baseline", "seconds")
     for name, one in held.items():
         values = [run["test"][one["measure"]] for run in one["runs"].values()]
-        best = max(one.get("baselines", {}).items(), key=lambda item: item[1], default=("none", float("nan")))
+        choose = min if one["measure"] in LESS else max
+        best = choose(one.get("baselines", {}).items(), key=lambda item: item[1], default=("none", float("nan")))
         seconds = statistics.mean(run["seconds"] for run in one["runs"].values())
         spread = f"{min(values):.4f} to {max(values):.4f}, {len(values)} runs"
         row = [f"{statistics.mean(values):.4f}", spread, f"{best[1]:.4f} {best[0]}", f"{seconds:.0f}"]

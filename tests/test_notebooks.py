@@ -63,7 +63,7 @@ def test_runs(path, tmp_path, monkeypatch):
     for cell in codes(notebook):
         cell.outputs = []
     kernel = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=specs)
-    client = nbclient.NotebookClient(notebook, km=kernel, timeout=120, resources={"metadata": {"path": str(tmp_path)}})
+    client = nbclient.NotebookClient(notebook, km=kernel, timeout=300, resources={"metadata": {"path": str(tmp_path)}})
     # A manager that is handed in is left running, with its sockets open, unless told otherwise.
     client.execute(cleanup_kc=True, env=dict(os.environ))
     assert len(pictures(notebook)) == len(pictures(kept))
