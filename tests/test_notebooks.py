@@ -42,7 +42,11 @@ def test_there_are_notebooks():
     ]
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+# Those that train models of their own take a minute each and more: -m slow runs them.
+RUNS = [pytest.param(path, marks=[pytest.mark.slow] * (path.stem[0] > "2"), id=path.stem) for path in NOTEBOOKS]
+
+
+@pytest.mark.parametrize("path", RUNS)
 def test_runs(path, tmp_path, monkeypatch):
     from jupyter_client.kernelspec import KernelSpecManager
     from jupyter_client.manager import AsyncKernelManager
@@ -56,6 +60,7 @@ def test_runs(path, tmp_path, monkeypatch):
     monkeypatch.setenv("JUPYTER_PLATFORM_DIRS", "1")  # older jupyter_core warns where it is not set
     # Agg as ipykernel has it: no window is opened, and the pictures come back as outputs.
     monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")
+    monkeypatch.delenv("LSTMJAX_DATA", raising=False)  # on what comes along, and not for as long as real data take
     # As the notebooks were written; and a GPU has no memory for a second process beside the tests.
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
 
@@ -63,7 +68,7 @@ def test_runs(path, tmp_path, monkeypatch):
     for cell in codes(notebook):
         cell.outputs = []
     kernel = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=specs)
-    client = nbclient.NotebookClient(notebook, km=kernel, timeout=300, resources={"metadata": {"path": str(tmp_path)}})
+    client = nbclient.NotebookClient(notebook, km=kernel, timeout=120, resources={"metadata": {"path": str(tmp_path)}})
     # A manager that is handed in is left running, with its sockets open, unless told otherwise.
     client.execute(cleanup_kc=True, env=dict(os.environ))
     assert len(pictures(notebook)) == len(pictures(kept))

@@ -596,6 +596,7 @@ ABSTRACT = {
         SCALAR,
     ),
     "lstmjax.losses.binary_cross_entropy": lambda a: (losses.binary_cross_entropy, (a.ys, a.ys), SCALAR),
+    "lstmjax.losses.squared_error": lambda a: (losses.squared_error, (a.ys, a.ys), SCALAR),
     "lstmjax.losses.activation_penalty": lambda a: (losses.activation_penalty, (a.ys,), SCALAR),
     "lstmjax.losses.temporal_activation_penalty": lambda a: (losses.temporal_activation_penalty, (a.ys,), SCALAR),
     "lstmjax.models.classifier.init": lambda a: (
