@@ -20,9 +20,7 @@ class Task(NamedTuple):
 
     recipe: Recipe
     batches: Callable[[int], Sequence[Any]]  # of an epoch, as `train.fit` wants them
-    init: Callable[
-        [jax.Array], Any
-    ]  # key -> params of one member; where `known` is given, with a leaf `embedding` [V, E]
+    init: Callable[[jax.Array], Any]  # key -> params of one member; with a leaf `embedding` [V, E] if there is `known`
     loss: Callable[[Any, Any, jax.Array, Recipe], jax.Array]  # of one member: params, batch, key, recipe
     evaluate: Callable[[Any], dict[str, np.ndarray]]  # params of k models -> measures on the dev data, [k] each
     measure: str  # the one on the dev data that says which epoch is best
@@ -139,6 +137,17 @@ def sweep(
         count=task.tokens,
         watch=watch,
     )
+
+
+def models_of(model: Any, task: Task, swept: train.Swept, each: Sequence[Recipe]) -> list[Any]:
+    """The models of a sweep, each with its params at its best epoch and its recipe."""
+    return [
+        model._replace(
+            params=jax.tree.map(lambda a, k=k: a[k], swept.params),
+            recipe=one._replace(embedding=task.recipe.embedding),  # that of a file of vectors, if there is one
+        )
+        for k, one in enumerate(each)
+    ]
 
 
 def mean_over(predict: Callable[..., jax.Array], params: Any, *batch: Any) -> jax.Array:

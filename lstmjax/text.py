@@ -21,8 +21,6 @@ _TOKEN = re.compile(
     f"[{_SINGLE}]|(?:(?![{_SINGLE}])[\\w{_MARKS}])+(?:['’](?:(?![{_SINGLE}])[\\w{_MARKS}])+)*|[^\\w\\s]"
 )
 _PLAIN = re.compile(r"\w+(?:'\w+)*|[^\w\s]")  # what that comes to for ASCII, in half the time
-
-
 # What the treebanks of English write apart from the word before it.
 _CLITIC = re.compile(r"(?i)(.+?)(n't|'(?:s|re|ve|ll|d|m))$")
 

@@ -98,10 +98,7 @@ def sweep(
     each = members.recipes_of(recipe or Recipe(), settings)
     model, task = _task(training, dev, checked(recipe or Recipe()))
     swept = members.sweep(task, settings, watch=watch, snapshots=snapshots, resume=resume, mesh=mesh)
-    models = [
-        model._replace(params=jax.tree.map(lambda a, k=k: a[k], swept.params), recipe=one) for k, one in enumerate(each)
-    ]
-    return models, swept
+    return members.models_of(model, task, swept, each), swept
 
 
 def translate(

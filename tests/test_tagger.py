@@ -364,3 +364,14 @@ def test_a_run_goes_on_to_the_same_bits(tmp_path):
         assert snapshots.steps()
         again, _ = tag.fit(training, dev, recipe, snapshots=snapshots, resume=True)
     jax.tree.map(np.testing.assert_array_equal, whole.params, again.params)
+
+
+def test_taggers_of_a_sweep_are_each_alone():
+    records = [tag.Record(("a", "b"), ("O", "B-X")), tag.Record(("b", "a"), ("B-X", "O"))] * 8
+    recipe = SMALL._replace(embedding=8, hidden=(8,), epochs=2)
+    models, swept = tag.sweep(records, records, {"seed": [0, 1]}, recipe)
+    for seed, model in enumerate(models):
+        alone, fitted = tag.fit(records, records, recipe._replace(seed=seed))
+        assert model.recipe == alone.recipe
+        assert swept.best_epoch[seed] == fitted.best_epoch
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), model.params, alone.params)
