@@ -46,7 +46,7 @@ def scores(
     checks.one_of("model", model, MODELS)
     if features == "vectors" and (table is None or vocabulary is None):
         raise ValueError('features="vectors" needs table and vocabulary')
-    sklearn = _sklearn()
+    sklearn = scikit_learn()
     if features == "vectors":
         fitted, other = (_means(part, tokenise, table, vocabulary) for part in (texts, others))
     else:
@@ -95,7 +95,7 @@ def pairs(
     Raises:
       ImportError: scikit-learn is not installed.
     """
-    sklearn = _sklearn()
+    sklearn = scikit_learn()
     import scipy.sparse
 
     vectorizer = sklearn.feature_extraction.text.TfidfVectorizer(
@@ -123,7 +123,7 @@ def memory(sources: Sequence[str], targets: Sequence[str], others: Sequence[str]
     Raises:
       ImportError: scikit-learn is not installed.
     """
-    vectorizer = _sklearn().feature_extraction.text.TfidfVectorizer(
+    vectorizer = scikit_learn().feature_extraction.text.TfidfVectorizer(
         analyzer="char", ngram_range=(1, 4), sublinear_tf=True
     )
     known = vectorizer.fit_transform(sources).T.tocsc()
@@ -171,7 +171,7 @@ def tags(
     Raises:
       ImportError: scikit-learn is not installed.
     """
-    sklearn = _sklearn()
+    sklearn = scikit_learn()
     hasher = sklearn.feature_extraction.FeatureHasher(2**18, input_type="string", alternate_sign=False)
     fitted: list[list[str]] = []
     targets: list[str] = []
@@ -235,12 +235,17 @@ def _means(texts, tokenise, table, vocabulary):
     return rows
 
 
-def _sklearn():
+def scikit_learn() -> Any:
+    """The package, with its parts that are used here.
+
+    Raises:
+      ImportError: it is not installed; it says how.
+    """
     try:
         import sklearn
         import sklearn.feature_extraction.text
         import sklearn.linear_model
         import sklearn.svm
     except ImportError as error:
-        raise ImportError("the linear baselines need scikit-learn: pip install 'lstmjax[text]'") from error
+        raise ImportError("linear models need scikit-learn: pip install 'lstmjax[text]'") from error
     return sklearn

@@ -15,7 +15,7 @@ from lstmjax import recipe as recipes
 from lstmjax.batches import Batches
 from lstmjax.containers import Bidirectional
 from lstmjax.leaves import kind
-from lstmjax.models import classifier
+from lstmjax.models import bag, classifier
 from lstmjax.reader import Reader
 from lstmjax.recipe import Recipe as Recipe
 from lstmjax.recipe import checked
@@ -182,6 +182,10 @@ class _Data:
             of_rows = (members.filled(values, bucket, recipe.batch_size) for values in (targets, weights))
             return classifier.Batch(ids, lengths, *of_rows)
 
+        self.bag = None
+        if recipe.linear_part:
+            plain = [ids if ids.ndim == 1 else ids[:, 0] for ids in sequences]
+            self.bag = bag.fit(plain, targets, len(read.vocabulary), len(labels), weights=weights)
         self.task = members.Task(
             recipe,
             Batches(
@@ -193,16 +197,25 @@ class _Data:
             ),
             partial(_init, recipe=recipe, vocabulary=read.size, classes=len(labels), layers=layers),
             _loss,
-            lambda params: _measures(_probabilities(params, dev_sequences, recipe, len(labels)), dev_targets),
+            lambda params: _measures(
+                _probabilities(self.beside(params), dev_sequences, recipe, len(labels)), dev_targets
+            ),
             "dev_f1" if recipe.several else "dev_accuracy",
             lambda batch: int(batch.lengths.sum()),
             known,
             members.fingerprint(training, dev),
         )
 
+    def beside(self, params):
+        """Params with the linear part, if the recipe has one: fitted by itself, to be averaged with what is trained."""
+        if self.bag is None:
+            return params
+        front = params.head.b.shape[:-1]  # members, and before them models
+        return params._replace(bag=jax.tree.map(lambda a: np.broadcast_to(a, (*front, *a.shape)), self.bag))
+
     def finish(self, params, recipe):
         """The model with these params, and thresholds where it needs some."""
-        model = self.model._replace(params=params, recipe=recipe)
+        model = self.model._replace(params=self.beside(params), recipe=recipe)
         targets = _targets(model, self.dev, "the dev data")
         if recipe.several:
             found = predict(model, [record[0] for record in self.dev])
@@ -350,7 +363,8 @@ def load(folder: str | Path) -> Model:
         except (KeyError, TypeError) as error:
             raise ValueError(f"{Path(folder) / checkpoint.ABOUT} describes no text classifier: {error!r}") from None
         parts.extend((recipe, read, labels, thresholds))
-        draw = partial(_init, recipe=recipe, vocabulary=read.size, classes=len(labels))
+        words = len(read.vocabulary) if recipe.linear_part else 0
+        draw = partial(_init, recipe=recipe, vocabulary=read.size, classes=len(labels), words=words)
         return jax.eval_shape(lambda: jax.vmap(draw)(jax.random.split(jax.random.key(0), recipe.members)))
 
     params, _ = checkpoint.load(folder, template)
@@ -405,7 +419,7 @@ def _begun(layers, given):
     return tuple(found)
 
 
-def _init(key, *, recipe, vocabulary, classes, layers=()):
+def _init(key, *, recipe, vocabulary, classes, words=0, layers=()):
     params = classifier.init(
         key,
         vocabulary=vocabulary,
@@ -415,7 +429,7 @@ def _init(key, *, recipe, vocabulary, classes, layers=()):
         bidirectional=recipe.bidirectional,
         cell=recipe.cell,
         pooling=recipe.pooling,
-        linear_part=recipe.linear_part,
+        words=words,
     )
     return params._replace(layers=_begun(params.layers, layers))
 

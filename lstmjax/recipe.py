@@ -25,7 +25,7 @@ class Recipe(NamedTuple):
     hidden: tuple[int, ...] = (64,)
     bidirectional: bool = True  # tag, roles: False is one direction in each layer, the second backward, and so on
     pooling: str = "mean"  # or several with + between, as in `encoder.Options`
-    linear_part: bool = False  # classify: whether a linear model of the words without their order stands beside
+    linear_part: bool = False  # classify: whether the logits are the mean with those of a logistic regression of words
     several: bool = False  # classify: whether a text may have several labels, or none
     outside: str = ""  # classify: the label of texts that belong to no class, told by a threshold
     balance: float = 0.0  # classify: a class of n texts weighs n**-balance; 0: every text weighs the same

@@ -62,7 +62,8 @@ ROWS = {
     "train/sweeps": 7,
     "train/finder": 7,
     "train/curves": 7,
-    # what is dropped or held back in a layer; a softmax over many words
+    # what to beat; what is dropped or held back in a layer; a softmax over many words
+    "baselines": 7,
     "regularise": 7,
     "softmax": 7,
     # the ways to compute a layer over time: scan says what is right, fused and associative fall back on it where
@@ -79,13 +80,13 @@ ROWS = {
     # the arguments of a run, checked; a layer, a pair, a stack over time
     "call": 12,
     "sequence": 13,
-    # whole models, weights from elsewhere, and what to beat
+    # whole models, and weights from elsewhere
     "skipgram": 14,
     "gradients": 14,
     "models/encoder": 14,
+    "models/bag": 14,
     "models/*": 15,
     "interop/*": 14,
-    "baselines": 14,
     # how a text becomes ids, what decides a run, models side by side; text in, a trained model out
     "reader": 14,
     "recipe": 16,

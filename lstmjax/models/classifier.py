@@ -12,9 +12,10 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from lstmjax import checks
-from lstmjax.layers import Linear, check_ids, dropout, init_embedding, init_linear, linear
+from lstmjax.layers import Linear, check_ids, init_embedding, init_linear, linear
 from lstmjax.losses import binary_cross_entropy, cross_entropy
-from lstmjax.models import encoder
+from lstmjax.models import bag, encoder
+from lstmjax.models.bag import Bag
 from lstmjax.models.encoder import CELLS as CELLS
 from lstmjax.models.encoder import POOLINGS as POOLINGS
 from lstmjax.models.encoder import Options as Options
@@ -29,7 +30,7 @@ class Params(NamedTuple):
     layers: tuple  # layers or Bidirectional pairs, from E features to H
     head: Linear  # [H, K]
     query: Array | None = None  # [H], for attention pooling
-    bag: Array | None = None  # [V, K], of a linear model of the words without their order, beside
+    bag: Bag | None = None  # a linear model of the words without their order, beside
 
 
 class Batch(NamedTuple):
@@ -51,7 +52,7 @@ def init(
     bidirectional: bool = True,
     cell: str = "lstm",
     pooling: str = "max",
-    linear_part: bool = False,
+    words: int = 0,
     dtype: DTypeLike = jnp.float32,
 ) -> Params:
     """Draw the weights.
@@ -65,7 +66,8 @@ def init(
       bidirectional: whether each layer is a pair of directions.
       cell: "lstm", "gru" or "rnn".
       pooling: as it will be in `Options`: "attention" has weights of its own, and several together a wider head.
-      linear_part: whether a linear model of the words without their order stands beside (`apply`).
+      words: if not 0, a linear model of the words without their order stands beside (`apply`), of the ids below this;
+        it begins with zeros, and `bag.fit` finds its weights.
 
     Raises:
       TypeError, ValueError: naming the argument.
@@ -86,7 +88,7 @@ def init(
         layers,
         init_linear(k_head, encoder.pooled_features(pooling, features, embedding), classes, dtype),
         jax.random.normal(k_query, (features,), dtype) * features**-0.5 if "attention" in parts else None,
-        jnp.zeros((vocabulary, classes), dtype) if checks.flag("linear_part", linear_part) else None,
+        bag.init(words, classes, dtype) if checks.size("words", words, least=0) else None,
     )
 
 
@@ -117,8 +119,7 @@ def apply(
 ) -> Array:
     """The logits of a batch of sequences.
 
-        W encode(ids) + b;   with a linear part the mean of that and
-        1 / sqrt(n) sum over the n words and pieces j of a sequence of bag[j]
+        W encode(ids) + b;   with a linear part the mean of that and of `bag.logits` of the words
 
     Args:
       ids: int [B, T], padded with anything in [0, V); or [B, T, F].
@@ -187,13 +188,8 @@ def _logits(params, ids, lengths, options, key, **how):
     logits = linear(params.head, encoded)
     if params.bag is None:
         return (logits,)
-    valid = jnp.arange(ids.shape[1])[None] < lengths[:, None]
-    there = (ids != 0) & (valid if ids.ndim == 2 else valid[:, :, None])
-    n = jnp.maximum(there.reshape(len(ids), -1).sum(1), 1)
-    counted = dropout(None if key is None else jax.random.fold_in(key, 1), options.dropout, there.astype(logits.dtype))
-    steps = "bt" if ids.ndim == 2 else "btf"
-    summed = jnp.einsum(f"{steps},{steps}k->bk", counted, params.bag[ids])
-    return logits, summed * jax.lax.rsqrt(n.astype(logits.dtype))[:, None]
+    words = ids if ids.ndim == 2 else ids[..., 0]
+    return logits, jax.vmap(partial(bag.logits, params.bag))(words, lengths)
 
 
 def _cross_entropy(logits, batch, smoothing):
