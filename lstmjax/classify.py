@@ -182,10 +182,10 @@ class _Data:
             of_rows = (members.filled(values, bucket, recipe.batch_size) for values in (targets, weights))
             return classifier.Batch(ids, lengths, *of_rows)
 
-        self.bag = None
+        part = None
         if recipe.linear_part:
-            plain = [ids if ids.ndim == 1 else ids[:, 0] for ids in sequences]
-            self.bag = bag.fit(plain, targets, len(read.vocabulary), len(labels), weights=weights)
+            part = bag.fit(sequences, targets, len(read.vocabulary), len(labels), weights=weights)
+        self.part = part
         self.task = members.Task(
             recipe,
             Batches(
@@ -198,7 +198,7 @@ class _Data:
             partial(_init, recipe=recipe, vocabulary=read.size, classes=len(labels), layers=layers),
             _loss,
             lambda params: _measures(
-                _probabilities(self.beside(params), dev_sequences, recipe, len(labels)), dev_targets
+                _probabilities(members.beside(params, part), dev_sequences, recipe, len(labels)), dev_targets
             ),
             "dev_f1" if recipe.several else "dev_accuracy",
             lambda batch: int(batch.lengths.sum()),
@@ -206,16 +206,9 @@ class _Data:
             members.fingerprint(training, dev),
         )
 
-    def beside(self, params):
-        """Params with the linear part, if the recipe has one: fitted by itself, to be averaged with what is trained."""
-        if self.bag is None:
-            return params
-        front = params.head.b.shape[:-1]  # members, and before them models
-        return params._replace(bag=jax.tree.map(lambda a: np.broadcast_to(a, (*front, *a.shape)), self.bag))
-
     def finish(self, params, recipe):
         """The model with these params, and thresholds where it needs some."""
-        model = self.model._replace(params=self.beside(params), recipe=recipe)
+        model = self.model._replace(params=members.beside(params, self.part), recipe=recipe)
         targets = _targets(model, self.dev, "the dev data")
         if recipe.several:
             found = predict(model, [record[0] for record in self.dev])

@@ -13,7 +13,7 @@ import numpy as np
 from lstmjax import checkpoint, members, metrics, reader, train
 from lstmjax import recipe as recipes
 from lstmjax.batches import Batches
-from lstmjax.models import matcher
+from lstmjax.models import bag, matcher
 from lstmjax.reader import Reader
 from lstmjax.recipe import Recipe as Recipe
 from lstmjax.recipe import checked
@@ -80,9 +80,9 @@ def fit(
       ValueError: no records, fewer than two labels or scores in `training`, a label of `dev` that `training` lacks, or
         a recipe that makes no sense; it names what. What `train.fit` raises.
     """
-    model, task = _task(training, dev, checked(recipe or Recipe()))
+    model, task, beside = _task(training, dev, checked(recipe or Recipe()))
     fitted = members.fit(task, watch=watch, snapshots=snapshots, save_every=save_every, resume=resume, mesh=mesh)
-    return model._replace(params=fitted.params), fitted
+    return model._replace(params=beside(fitted.params)), fitted
 
 
 def sweep(
@@ -98,9 +98,10 @@ def sweep(
 ) -> tuple[list[Model], train.Swept]:
     """Train k matchers side by side, as `classify.sweep` does classifiers."""
     each = members.recipes_of(recipe or Recipe(), settings)
-    model, task = _task(training, dev, checked(recipe or Recipe()))
+    model, task, beside = _task(training, dev, checked(recipe or Recipe()))
     swept = members.sweep(task, settings, watch=watch, snapshots=snapshots, resume=resume, mesh=mesh)
-    return members.models_of(model, task, swept, each), swept
+    models = members.models_of(model, task, swept, each)
+    return [one._replace(params=beside(one.params)) for one in models], swept
 
 
 def predict(model: Model, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
@@ -223,7 +224,7 @@ def load(folder: str | Path) -> Model:
             raise ValueError(f"{Path(folder) / checkpoint.ABOUT} describes no matcher: {error!r}") from None
         model = Model(None, recipe, read, labels, (low, high))  # type: ignore[arg-type]
         parts.append(model)
-        draw = partial(_init, model=model)
+        draw = partial(_init, model=model, words=read.size if recipe.linear_part else 0)
         return jax.eval_shape(lambda: jax.vmap(draw)(jax.random.split(jax.random.key(0), recipe.members)))
 
     params, _ = checkpoint.load(folder, template)
@@ -231,7 +232,7 @@ def load(folder: str | Path) -> Model:
 
 
 def _task(training, dev, recipe):
-    """A model without params, and its records made ready for training."""
+    """A model without params, its records made ready for training, and what adds the linear part to params."""
     labels, span = _outcomes(training, recipe)
     words = dict(size=recipe.vocabulary, min_count=recipe.min_count, pieces=recipe.pieces)
     texts = [words for record in training for words in record[:2]]
@@ -248,6 +249,13 @@ def _task(training, dev, recipe):
         if recipe.head != "manhattan":
             trained = np.asarray(matcher.spread_score(targets, high - low + 1, low))
         trained = trained.astype(np.float32)
+    part = None
+    if recipe.linear_part:
+        if recipe.head == "manhattan":
+            raise ValueError('linear_part = True is for the heads that have logits, and head = "manhattan" has none')
+        classes = len(labels) if recipe.target == "label" else span[1] - span[0] + 1
+        part = bag.fit_pairs(pairs, trained, read.size, classes)  # type: ignore[arg-type]
+    beside = partial(members.beside, part=part)
 
     def batch(bucket):
         both = _texts(pairs, bucket, recipe.batch_size)
@@ -255,7 +263,7 @@ def _task(training, dev, recipe):
         return matcher.Batch(*both, *(members.filled(values, bucket, recipe.batch_size) for values in (trained, ones)))
 
     def evaluate(params):
-        found = _outputs(params, dev_pairs, recipe, span)
+        found = _outputs(beside(params), dev_pairs, recipe, span)
         if recipe.target == "score":
             scores = [_scores(one, span) for one in found]
             return {
@@ -280,7 +288,7 @@ def _task(training, dev, recipe):
         known,
         members.fingerprint(training, dev),
     )
-    return model, task
+    return model, task, beside
 
 
 def _outcomes(training, recipe):
@@ -397,7 +405,7 @@ def _scores(found, span):
     return np.asarray(matcher.expected_score(found, low))
 
 
-def _init(key, *, model):
+def _init(key, *, model, words=0):
     recipe, (low, high) = model.recipe, model.span
     classes = len(model.labels) if recipe.target == "label" else 1 if recipe.head == "manhattan" else high - low + 1
     return matcher.init(
@@ -411,4 +419,5 @@ def _init(key, *, model):
         bidirectional=recipe.bidirectional,
         cell=recipe.cell,
         pooling=recipe.pooling,
+        words=words,
     )

@@ -150,6 +150,15 @@ def models_of(model: Any, task: Task, swept: train.Swept, each: Sequence[Recipe]
     ]
 
 
+def beside(params: Any, part: Any) -> Any:
+    """Params of members, or of models of members, with the linear part `bag` that was fitted by itself beside each; as
+    they are if there is None."""
+    if part is None:
+        return params
+    front = params.head.b.shape[:-1]
+    return params._replace(bag=jax.tree.map(lambda a: np.broadcast_to(a, (*front, *a.shape)), part))
+
+
 def mean_over(predict: Callable[..., jax.Array], params: Any, *batch: Any) -> jax.Array:
     """What `predict` gives for a batch, averaged over the members, of each of k models: `params` have the axes k and
     members in front."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lstmjax import checks
-from lstmjax.models import classifier, encoder, matcher, seq2seq
+from lstmjax.models import attend, classifier, encoder, matcher
 from lstmjax.reader import TOKENS
 
 
@@ -25,7 +25,7 @@ class Recipe(NamedTuple):
     hidden: tuple[int, ...] = (64,)
     bidirectional: bool = True  # tag, roles: False is one direction in each layer, the second backward, and so on
     pooling: str = "mean"  # or several with + between, as in `encoder.Options`
-    linear_part: bool = False  # classify: whether the logits are the mean with those of a logistic regression of words
+    linear_part: bool = False  # classify, match: logits are the mean with those of a logistic regression of words
     several: bool = False  # classify: whether a text may have several labels, or none
     outside: str = ""  # classify: the label of texts that belong to no class, told by a threshold
     balance: float = 0.0  # classify: a class of n texts weighs n**-balance; 0: every text weighs the same
@@ -63,7 +63,7 @@ class Recipe(NamedTuple):
     target_tokens: str = ""  # translate: tokens of the target; "": as `tokens`
     target_vocabulary: int = 0  # translate: vocabulary of the target; 0: as `vocabulary`
     decoder: tuple[int, ...] = (64,)  # translate: units of each layer of the decoder
-    attention: str = "general"  # translate: one of `seq2seq.ATTENTIONS`
+    attention: str = "general"  # translate: one of `attend.ATTENTIONS`
     feeding: bool = True  # translate: input feeding
     lexical: bool = False  # translate: a lexical part, as in `seq2seq.init`
     tied: bool = True  # translate, language: whether the weights of the softmax are the embedding
@@ -155,7 +155,7 @@ def checked(recipe: Recipe) -> Recipe:
     for name in (*sizes, "bptt", "steps", "drawn", "chunk", "beam"):
         checks.size(name, getattr(recipe, name))
     checks.one_of("target_tokens", recipe.target_tokens, ("", *TOKENS))
-    checks.one_of("attention", recipe.attention, seq2seq.ATTENTIONS)
+    checks.one_of("attention", recipe.attention, attend.ATTENTIONS)
     checks.one_of("bleu", recipe.bleu, BLEUS)
     encoder.widths_of(recipe.decoder)
     whole = ("pieces", "reach", "seed", "order", "permute", "transpose", "chrono", "target_vocabulary")

@@ -1868,6 +1868,16 @@ TAGS = [
 
 TRANSLATION = [
     *of(
+        "models/attend.py",
+        (
+            "deferred-undropped",
+            "the gradient of w_h is formed with the h before dropout",
+            "(x, recurrent(state, how))",
+            "(x, state.h)",
+            attending("test_gradients_by_differences[general, fed]"),
+        ),
+    ),
+    *of(
         "models/seq2seq.py",
         (
             "attention-to-padding",
@@ -1889,13 +1899,6 @@ TRANSLATION = [
             "LSTMState(jnp.tanh(h), c)",
             "LSTMState(h, c)",
             attending("test_it_is_its_equations[dot]"),
-        ),
-        (
-            "deferred-undropped",
-            "the gradient of w_h is formed with the h before dropout",
-            "(x, recurrent(state, how))",
-            "(x, state.h)",
-            attending("test_gradients_by_differences[general, fed]"),
         ),
         (
             "attention-last",
@@ -1931,7 +1934,44 @@ TRANSLATION = [
     ),
 ]
 
-MUTANTS = CELLS + OVER_TIME + FUSED + NOISE + AT_THE_DOOR + TRAINING + CHAINS + TAGS + TRANSLATION
+BAGS = [
+    *of(
+        "models/bag.py",
+        (
+            "bag-of-padding",
+            "padding counts as a word",
+            ".reshape(-1, *(1,) * (ids.ndim - 1)) & (ids < len(rarity))",
+            ".reshape(-1, *(1,) * (ids.ndim - 1)) | (ids < len(rarity))",
+            "test_bag.py::test_logits_are_the_equation_whatever_is_padded",
+        ),
+        (
+            "bag-of-tokens",
+            "a word that is twice in a text counts as two texts that have it",
+            "once = [np.unique(ids) for ids in texts]",
+            "once = list(texts)",
+            "test_bag.py::test_logits_are_the_equation_whatever_is_padded",
+        ),
+        (
+            "bag-unweighted",
+            "the weights of records are left out",
+            "model.fit(features, targets, sample_weight=weights)",
+            "model.fit(features, targets)",
+            "test_bag.py::test_fit_ends_where_the_penalised_loss_is_flat[False]",
+        ),
+    ),
+    *of(
+        "classify.py",
+        (
+            "measured-alone",
+            "epochs are chosen without the linear part that the model will have",
+            "_probabilities(members.beside(params, part), dev_sequences",
+            "_probabilities(params, dev_sequences",
+            "test_bag.py::test_a_recipe_with_a_linear_part_is_measured_saved_and_loaded_with_it[0]",
+        ),
+    ),
+]
+
+MUTANTS = CELLS + OVER_TIME + FUSED + NOISE + AT_THE_DOOR + TRAINING + CHAINS + TAGS + TRANSLATION + BAGS
 
 # --- breaking and running --------------------------------------------------------------------------------------------
 

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lstmjax import classify
-from lstmjax.models import bag
+from lstmjax import classify, match
+from lstmjax.models import bag, matcher
 from lstmjax.recipe import Recipe
 
 pytest.importorskip("sklearn")
@@ -86,10 +86,126 @@ def test_two_classes_and_classes_that_do_not_occur(data):
 
 def test_targets_of_another_shape_are_refused(data):
     sequences, classes = data
-    with pytest.raises(ValueError, match=r"targets should be \[N\] or \[N, K\], N = 60 and K = 3, got shape \(59,\)"):
+    with pytest.raises(
+        ValueError, match=r"targets should be \[N\] or \[N, K\], N = 60 above 0 and K = 3, got shape \(59,\)"
+    ):
         bag.fit(sequences, classes[1:], WORDS, CLASSES)
     with pytest.raises(ValueError, match="strength should be"):
         bag.fit(sequences, classes, WORDS, CLASSES, strength=0.0)
+
+
+def _compared(rarity, first, second):
+    """The equation of a pair of ids [T, F], key by key; words and pieces are apart."""
+
+    def scaled(keys):
+        found = np.zeros(len(rarity))
+        for j in keys:
+            if j < len(rarity):
+                found[j] += rarity[j]
+        return found / (np.linalg.norm(found) or 1)
+
+    sides = [(scaled(ids[:, 0]), scaled(ids[:, 1:].ravel())) for ids in (first, second)]
+    (x, more_x), (y, more_y) = sides
+    shared = sum(a > 0 and b > 0 for a, b in zip(x, y, strict=True))
+    s = [x @ y, more_x @ more_y, shared / max(1, (x > 0).sum()), shared / max(1, (y > 0).sum())]
+    products = [s[a] * s[b] for a in range(4) for b in range(a, 4)]
+    x, y = x + more_x, y + more_y
+    return np.concatenate([abs(x - y), x * y, s, products])
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    """Pairs of ids [T, 3] that share more or less, words below 9 and pieces up to 15; one is of nothing."""
+    rng = np.random.default_rng(1)
+
+    def text(n):
+        return np.concatenate([rng.integers(0, 9, (n, 1)), rng.integers(9, 17, (n, 2))], 1).astype(np.int32)
+
+    found = []
+    for _ in range(40):
+        one, other = text(5), text(3)
+        found.append((one, np.concatenate([other, one[: rng.integers(0, 5)]])))
+    found[3] = (text(0), text(0))
+    return found, np.array([min(2, len(other) - 3) if len(one) else 0 for one, other in found])
+
+
+@pytest.mark.parametrize("spread", [False, True])
+def test_pairs_are_their_equation_and_fitted_to_where_it_is_flat(pairs, spread):
+    pairs, targets = pairs
+    sure = np.eye(CLASSES)[targets]
+    likely = 0.75 * sure + 0.25 * np.roll(sure, 1, 1) if spread else sure
+    fitted = bag.fit_pairs(pairs, likely if spread else targets, 15, CLASSES, strength=0.5)
+    rarity = np.asarray(fitted.rarity, np.float64)
+    texts = [set(ids.ravel()) for pair in pairs for ids in pair]
+    for j in range(2, 15):
+        np.testing.assert_allclose(rarity[j], 1 + np.log(81 / (1 + sum(j in ids for ids in texts))), rtol=1e-6)
+    features = np.stack([_compared(rarity, *pair) for pair in pairs])
+    w = np.concatenate([fitted.apart, fitted.both, fitted.alike]).astype(np.float64)
+    expected = features @ w + np.asarray(fitted.b, np.float64)
+    for (first, second), row in zip(pairs, expected, strict=True):
+        n, m = len(first), len(second)
+        padded = np.full((9, 3), 4, np.int32), np.full((8, 3), 5, np.int32)
+        for whole, ids in zip(padded, (first, second), strict=True):
+            whole[: len(ids)] = ids
+        found = _pair_logits(fitted, padded[0], jnp.array(n), padded[1], jnp.array(m))
+        np.testing.assert_allclose(found, row, atol=1e-4)
+    p = np.exp(expected) / np.exp(expected).sum(1, keepdims=True)
+    assert np.abs(0.5 * features.T @ likely).max() > 1
+    np.testing.assert_allclose(0.5 * features.T @ (p - likely) + w, 0, atol=0.02)
+    assert np.ptp(expected, axis=1).max() > 0.5
+
+
+_pair_logits = jax.jit(bag.pair_logits)
+
+
+def test_pairs_of_words_alone(pairs):
+    pairs, targets = pairs
+    words = [tuple(ids[:, 0] for ids in pair) for pair in pairs]
+    none = [tuple(np.concatenate([ids[:, :1], 0 * ids[:, 1:]], 1) for ids in pair) for pair in pairs]
+    one, two = (bag.fit_pairs(given, targets, 9, CLASSES) for given in (words, none))
+    for a, b in zip(one, two, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize(("target", "head"), [("label", "compare"), ("score", "align")])
+def test_a_matcher_with_a_linear_part_is_measured_saved_and_loaded_with_it(tmp_path, target, head):
+    names = ("ann", "bob", "eve", "joe", "kim")
+    outcome = {"label": ("yes", "no"), "score": (5.0, 1.0)}[target]
+    records = [(f"{a} came", f"{b} came", outcome[a != b]) for a in names for b in names]
+    recipe = Recipe(
+        members=2,
+        embedding=4,
+        hidden=(4,),
+        width=4,
+        epochs=2,
+        buckets=1,
+        linear_part=True,
+        pieces=16,
+        overlap=True,
+        head=head,
+        target=target,
+        pooling="max",
+    )
+    model, fitted = match.fit(records, records, recipe)
+    measured = match.evaluate(model, records)[match.measure(model)]
+    np.testing.assert_allclose(measured, max(row[f"dev_{match.measure(model)}"] for row in fitted.history), rtol=1e-6)
+    assert measured > 0.99
+    texts = [record[:2] for record in records]
+    found = match.predict(model, texts)
+    alone = model._replace(params=model.params._replace(bag=None))
+    assert np.abs(found - match.predict(alone, texts)).max() > 0.05
+    match.save(model, tmp_path / "m")
+    np.testing.assert_array_equal(match.predict(match.load(tmp_path / "m"), texts), found)
+    swept, _ = match.sweep(records, records, {"seed": [0, 1]}, recipe)
+    assert min(match.evaluate(one, records)[match.measure(one)] for one in swept) > 0.99
+
+
+def test_no_linear_part_beside_a_similarity():
+    with pytest.raises(ValueError, match='words should be 0 for head = "manhattan"'):
+        matcher.init(jax.random.key(0), 9, 1, head="manhattan", words=9)
+    records = [("a b", "a b", 5.0), ("a b", "c d", 1.0)]
+    with pytest.raises(ValueError, match='head = "manhattan" has none'):
+        match.fit(records, records, Recipe(linear_part=True, head="manhattan", target="score"))
 
 
 @pytest.mark.parametrize("pieces", [0, 32])

@@ -85,6 +85,8 @@ ROWS = {
     "gradients": 14,
     "models/encoder": 14,
     "models/bag": 14,
+    "models/attend": 15,
+    "models/seq2seq": 16,
     "models/*": 15,
     "interop/*": 14,
     # how a text becomes ids, what decides a run, models side by side; text in, a trained model out

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lstmjax import decoding
-from lstmjax.models import seq2seq
+from lstmjax.models import attend, seq2seq
 from lstmjax.models.encoder import Options
 from lstmjax.models.seq2seq import END, Batch
 from tests.problems import QUICK
@@ -206,7 +206,7 @@ def test_no_gradient_of_a_weight_is_carried_by_the_loop(monkeypatch):
     weights = {params.combine.shape, params.decoder[1].w_x.shape, params.decoder[1].w_h.shape}
     held = {(3, 4, 8), (3, 7, 4)}  # what is attended to, and its keys
     assert not _carried(jax.grad(seq2seq.loss), params, BATCH) & (weights | held)
-    monkeypatch.setattr(seq2seq, "_unroll", lambda *args: seq2seq._loop(*args)[0])
+    monkeypatch.setattr(attend, "_unroll", lambda *args: attend._loop(*args)[0])
     assert _carried(jax.grad(seq2seq.loss), params, BATCH) >= weights
 
 
@@ -237,7 +237,7 @@ def test_variational_masks_are_the_same_at_every_step():
     params = seq2seq.init(jax.random.key(0), 12, 8, decoder=(64, 32))
     for variational in (True, False):
         options = NOISE._replace(variational=variational)
-        between, layers, fed = seq2seq._masks(params, 6, options, jax.random.key(0), jnp.float32)
+        between, layers, fed = attend._masks(params, 6, options, jax.random.key(0), jnp.float32)
         mask = between["between1"]
         assert mask.shape == (6, 64)
         assert bool((mask == mask[:1]).all()) == variational

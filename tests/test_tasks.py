@@ -172,7 +172,7 @@ def test_scores_are_learnt_and_search_finds_the_nearest(head, tmp_path):
 
 def test_shared_words_are_flagged():
     records = [("a b", "b c", "x"), ("c", "d", "y")]
-    model, task = match._task(records, records, SMALL._replace(overlap=True, pieces=10))
+    model, task, _ = match._task(records, records, SMALL._replace(overlap=True, pieces=10))
     one, two = match.ids_of(model, "a b", "b c")
     shared = model.reader.size
     assert one[:, -1].tolist() == [0, shared]

@@ -1,13 +1,15 @@
-"""Words without their order: a linear model, to stand beside a recurrent one.
+"""Words without their order: linear models of a text and of a pair of texts, to stand beside recurrent ones.
 
     x_j = n_j r_j / sqrt(sum_t r_{w_t}^2),   logits = x W + b,   r_j = 1 + log((1 + N) / (1 + N_j))
 
-n_j is how often word j is in the sequence w, and r_j is higher the rarer the word is: N_j of N sequences have it.
+n_j is how often word j is in the text w, and r_j is higher the rarer the word is: N_j of N texts have it.
 
 Reference: Manning, Raghavan and Schuetze 2008, section 6.4 (weights of terms).
 """
 
 from collections.abc import Sequence
+from functools import partial
+from itertools import combinations_with_replacement
 from typing import NamedTuple
 
 import jax
@@ -15,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from lstmjax import baselines, checks
+from lstmjax import baselines, checks, text
 
 Array = jax.Array
 
@@ -30,6 +32,16 @@ class Bag(NamedTuple):
     b: Array  # [K]
 
 
+class Pairs(NamedTuple):
+    """Weights of V words and pieces of words, and K classes, of a pair of texts. Ids past V are left out."""
+
+    rarity: Array  # r [V]; 0 leaves one out
+    apart: Array  # [V, K], of what each has that the other has not
+    both: Array  # [V, K], of what both have
+    alike: Array  # [14, K], of how much of it that is
+    b: Array  # [K]
+
+
 def init(words: int, classes: int, dtype: DTypeLike = jnp.float32) -> Bag:
     """Zeros, to be filled by `fit` or by what was saved.
 
@@ -41,23 +53,49 @@ def init(words: int, classes: int, dtype: DTypeLike = jnp.float32) -> Bag:
     return Bag(jnp.zeros(words, dtype), jnp.zeros((words, classes), dtype), jnp.zeros(classes, dtype))
 
 
-def logits(bag: Bag, ids: Array, length: Array) -> Array:
-    """[K] of one sequence: int ids [T] and the length before padding. Of one without words, b.
+def init_pairs(words: int, classes: int, dtype: DTypeLike = jnp.float32) -> Pairs:
+    """Zeros, to be filled by `fit_pairs` or by what was saved.
 
-    >>> import jax.numpy as jnp
+    >>> init_pairs(5, 2).both.shape
+    (5, 2)
+    """
+    rarity, w, b = init(words, classes, dtype)
+    return Pairs(rarity, w, w, jnp.zeros((len(_alike(*jnp.zeros(4))), classes), dtype), b)
+
+
+def logits(bag: Bag, ids: Array, length: Array) -> Array:
+    """[K] of one text: int ids [T], or [T, F] of which the first are words, and the length before padding. Of a text
+    without words, b.
+
     >>> bag = Bag(jnp.array([0.0, 0, 1, 1]), jnp.array([[0.0], [0], [3], [4]]), jnp.array([1.0]))
     >>> logits(bag, jnp.array([2, 2, 3, 3, 0]), jnp.array(4)).tolist()  # (3 + 3 + 4 + 4) / sqrt(4) + 1
     [8.0]
     """
-    there = (jnp.arange(len(ids), dtype=jnp.int32) < length) & (ids < len(bag.rarity))
-    ids = jnp.where(there, ids, 0)
-    rarity = jnp.where(there, bag.rarity[ids], 0)
-    squared = (rarity**2).sum()
-    return (rarity @ bag.w[ids]) * jax.lax.rsqrt(jnp.where(squared > 0, squared, 1)) + bag.b
+    ids, weights = _counted(bag.rarity, ids if ids.ndim == 1 else ids[:, 0], length)
+    return _scaled(weights, weights) @ bag.w[ids] + bag.b
+
+
+def pair_logits(pairs: Pairs, first: Array, n: Array, second: Array, m: Array) -> Array:
+    """[K] of one pair of texts.
+
+        |x - y| W_a + x * y W_b + s W_s + b
+
+    x and y are n r of the words of the two texts and, beside these, of pieces of words, each scaled to length 1; s are
+    the cosine of either, the share of the words of each text that are in the other, and the products of any two.
+
+    Args:
+      first, second: int ids [T], or [T, F], of which the first are words and the others their pieces; T may differ.
+      n, m: their lengths before padding.
+
+    >>> pair_logits(init_pairs(9, 3), jnp.array([4, 0]), jnp.array(1), jnp.array([5]), jnp.array(1)).tolist()
+    [0.0, 0.0, 0.0]
+    """
+    apart, both, alike = _compared(pairs.rarity, first, n, second, m)
+    return apart @ pairs.apart + both @ pairs.both + alike @ pairs.alike + pairs.b
 
 
 def fit(
-    sequences: Sequence[np.ndarray],
+    texts: Sequence[np.ndarray],
     targets: np.ndarray,
     words: int,
     classes: int,
@@ -65,14 +103,14 @@ def fit(
     weights: np.ndarray | None = None,
     strength: float = 3.0,
 ) -> Bag:
-    """Logistic regression, to the optimum. Needs the `text` extra.
+    """Logistic regression of texts, to the optimum. Needs the `text` extra.
 
     Args:
-      sequences: int ids [T] each, N of them.
-      targets: int [N], the class of each; or [N, K], 1 for each of the classes of a sequence: a model for each then.
+      texts: ids as in `logits`, N of them.
+      targets: int [N], the class of each; or [N, K], 1 for each of the classes of a text: a model for each then.
       words: V; ids past it are left out, and those below `OTHERS`.
       classes: K.
-      weights: [N], what each sequence counts; None: the same.
+      weights: [N], what each text counts; None: the same.
       strength: C, the inverse of the penalty on W^2 / 2.
 
     Raises:
@@ -82,44 +120,152 @@ def fit(
     >>> logits(found, jnp.array([3]), jnp.array(1)).argmax().tolist()
     0
     """
-    classes, words = checks.size("classes", classes), checks.size("words", words)
-    checks.positive("strength", strength)
-    targets = np.asarray(targets)
-    if len(targets) != len(sequences) or targets.shape[1:] not in ((), (classes,)):
-        raise ValueError(
-            f"targets should be [N] or [N, K], N = {len(sequences)} and K = {classes}, got shape {targets.shape}"
-        )
-    sklearn = baselines.scikit_learn()
-    import scipy.sparse
+    targets = _targets(targets, texts, classes)
+    texts = [ids if ids.ndim == 1 else ids[:, 0] for ids in texts]
+    rarity = _rarity(texts, words)
 
-    row = np.repeat(np.arange(len(sequences)), [len(ids) for ids in sequences])
-    column = np.concatenate([np.asarray(ids) for ids in sequences]) if len(sequences) else row
-    kept = (column >= OTHERS) & (column < words)
-    row, column, shape = row[kept], column[kept], (len(sequences), words)
-    once = np.unique(row.astype(np.int64) * words + column)
-    rarity = 1 + np.log((1 + len(sequences)) / (1 + np.bincount(once % words, minlength=words)))
-    rarity[:OTHERS] = 0
-    of_words = rarity[column]
-    length = np.sqrt(np.bincount(row, of_words**2, minlength=len(sequences)))
-    features = scipy.sparse.csr_matrix((of_words / length[row], (row, column)), shape)
-    w, b = np.zeros((words, classes)), np.zeros(classes)
+    def vector(ids, n):
+        ids, counted = _counted(rarity, ids, n)
+        return (jnp.zeros_like(rarity).at[ids].add(_scaled(counted, counted)),)
 
-    def solve(answers):
-        model = sklearn.linear_model.LogisticRegression(C=strength, max_iter=1000)
-        model.fit(features, answers, sample_weight=weights)
-        return model.classes_, model.coef_.T, model.intercept_
-
-    if targets.ndim == 2:
+    features = _rows(vector, texts)
+    if targets.ndim == 1:
+        w, b = _solve(features, targets, classes, weights, strength)
+    else:
+        w, b = np.zeros((words, classes)), np.zeros(classes)
         for k, answers in enumerate(targets.T > 0):
             if answers.all() or not answers.any():  # nothing to tell apart: how often it is, with one more of each
                 b[k] = np.log((answers.sum() + 1) / ((~answers).sum() + 1))
-            else:
-                _, of_words, b[k : k + 1] = solve(answers)
-                w[:, k] = of_words[:, 0]
+            else:  # the difference of two logits
+                of_both, bias = _solve(features, answers.astype(int), 2, weights, strength)
+                w[:, k], b[k] = of_both[:, 1] - of_both[:, 0], bias[1] - bias[0]
+    return Bag(rarity, *(jnp.asarray(array, jnp.float32) for array in (w, b)))
+
+
+def fit_pairs(
+    pairs: Sequence[tuple[np.ndarray, np.ndarray]],
+    targets: np.ndarray,
+    words: int,
+    classes: int,
+    *,
+    strength: float = 3.0,
+) -> Pairs:
+    """Logistic regression of pairs of texts, to the optimum. Needs the `text` extra.
+
+    Args:
+      pairs: ids as in `pair_logits`, N of them.
+      targets: int [N], the class of each; or [N, K], how likely each class is.
+      words, classes, strength: as in `fit`.
+
+    Raises:
+      ValueError: naming the argument. ImportError: scikit-learn is not installed.
+
+    >>> same, other = (np.array([2]), np.array([2])), (np.array([2]), np.array([3]))
+    >>> found = fit_pairs([same, other], np.array([1, 0]), words=5, classes=2)
+    >>> pair_logits(found, jnp.array([4]), jnp.array(1), jnp.array([4]), jnp.array(1)).argmax().tolist()
+    1
+    """
+    targets = _targets(targets, pairs, classes)
+    sides = [[pair[side] for pair in pairs] for side in (0, 1)]
+    rarity = _rarity([ids for side in sides for ids in side], words)
+    features = _rows(partial(_compared, rarity), *sides)
+    if targets.ndim == 2:  # a row for each class that may be, of its weight
+        row, answers = np.nonzero(targets)
+        w, b = _solve(features[row], answers, classes, targets[row, answers], strength)
     else:
-        present, of_words, intercepts = solve(targets)
+        w, b = _solve(features, targets, classes, None, strength)
+    apart, both, alike = np.split(w, [words, 2 * words])
+    return Pairs(rarity, *(jnp.asarray(array, jnp.float32) for array in (apart, both, alike, b)))
+
+
+def _counted(rarity, ids, length):
+    """Ids and their r, [T] or [T, F] both; 0 where nothing counts."""
+    there = (jnp.arange(len(ids), dtype=jnp.int32) < length).reshape(-1, *(1,) * (ids.ndim - 1)) & (ids < len(rarity))
+    ids = jnp.where(there, ids, 0)
+    return ids, jnp.where(there, rarity[ids], 0)
+
+
+def _scaled(x, by):
+    """x over the length of another; 0 if that is 0."""
+    squared = (by**2).sum()
+    return x * jax.lax.rsqrt(jnp.where(squared > 0, squared, 1))
+
+
+def _vector(rarity, ids, length):
+    """n r [V] of a text, of length 1; zeros if none of the ids counts."""
+    ids, counted = _counted(rarity, ids, length)
+    x = jnp.zeros_like(rarity).at[ids].add(counted)
+    return _scaled(x, x)
+
+
+def _compared(rarity, first, n, second, m):
+    """|x - y| [V], x * y [V] and s of a pair."""
+    (x, more_x), (y, more_y) = (
+        (_vector(rarity, ids if ids.ndim == 1 else ids[:, 0], length), _vector(rarity, ids[:, 1:], length))
+        if ids.ndim == 2
+        else (_vector(rarity, ids, length), jnp.zeros_like(rarity))
+        for ids, length in ((first, n), (second, m))
+    )
+    shared = ((x > 0) & (y > 0)).sum()
+    shares = (shared / jnp.maximum((z > 0).sum(), 1) for z in (x, y))
+    alike = _alike(x @ y, more_x @ more_y, *(share.astype(rarity.dtype) for share in shares))
+    x, y = x + more_x, y + more_y  # no id is that of a word and of a piece
+    return jnp.abs(x - y), x * y, alike
+
+
+def _alike(*measures):
+    """Measures, and the products of any two of them."""
+    pairs = combinations_with_replacement(measures, 2)
+    return jnp.stack([*measures, *(a * b for a, b in pairs)])
+
+
+def _targets(targets, things, classes):
+    targets, classes = np.asarray(targets), checks.size("classes", classes)
+    if not len(things) or len(targets) != len(things) or targets.shape[1:] not in ((), (classes,)):
+        raise ValueError(
+            f"targets should be [N] or [N, K], N = {len(things)} above 0 and K = {classes}, got shape {targets.shape}"
+        )
+    return targets
+
+
+def _rarity(texts, words):
+    """r [V]."""
+    once = [np.unique(ids) for ids in texts]
+    counted = np.bincount(np.concatenate(once), minlength=checks.size("words", words))[:words]
+    rarity = 1 + np.log((1 + len(texts)) / (1 + counted))
+    rarity[:OTHERS] = 0
+    return jnp.asarray(rarity, jnp.float32)
+
+
+def _rows(features, *sides, size=64):
+    """The features of texts, or of pairs, as a sparse matrix: made as an answer makes them, a batch at a time."""
+    import scipy.sparse
+
+    rows = []
+    of_batch = jax.jit(jax.vmap(lambda *one: jnp.concatenate(features(*one))))
+    lengths = [max(map(len, one)) for one in zip(*sides, strict=True)]
+    order = np.argsort(lengths, kind="stable")
+    for begin in range(0, len(order), size):
+        chosen = order[begin : begin + size]
+        longest = max(8, 1 << (lengths[chosen[-1]] - 1).bit_length())  # few lengths, each compiled once
+        filled = [[side[n] for n in chosen] + [side[0][:0]] * (size - len(chosen)) for side in sides]
+        batch = [array for side in filled for array in text.pad(side, longest)]
+        rows.append(scipy.sparse.csr_matrix(np.asarray(of_batch(*batch))[: len(chosen)]))
+    return scipy.sparse.vstack(rows).tocsr()[np.argsort(order)]
+
+
+def _solve(features, targets, classes, weights, strength):
+    """w [D, K] and b [K] of classes int [N]; a class that does not occur is far behind the others."""
+    checks.positive("strength", strength)
+    sklearn = baselines.scikit_learn()
+    w, b = np.zeros((features.shape[1], classes)), np.zeros(classes)
+    present = np.unique(targets)
+    if len(present) > 1:
+        model = sklearn.linear_model.LogisticRegression(C=strength, max_iter=1000)
+        model.fit(features, targets, sample_weight=weights)
+        of_words, bias = model.coef_.T, model.intercept_
         if len(present) == 2:  # one row, of the second
-            of_words, intercepts = of_words * [[-0.5, 0.5]], intercepts * [-0.5, 0.5]
-        b[:] = intercepts.min() - 10  # of a class that does not occur
-        w[:, present], b[present] = of_words, intercepts
-    return Bag(*(jnp.asarray(array, jnp.float32) for array in (rarity, w, b)))
+            of_words, bias = of_words * [[-0.5, 0.5]], bias * [-0.5, 0.5]
+        w[:, present], b[present] = of_words, bias
+    b[np.setdiff1d(np.arange(classes), present)] = b.min() - 10
+    return w, b

@@ -8,6 +8,7 @@ Both texts go through one encoder (siamese), written for one pair and batched wi
   et al. 2017, section 3).
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +18,8 @@ from jax.typing import DTypeLike
 from lstmjax import checks
 from lstmjax.layers import Linear, check_ids, dropout, init_embedding, init_linear, linear
 from lstmjax.losses import cross_entropy
-from lstmjax.models import encoder
+from lstmjax.models import bag, encoder
+from lstmjax.models.bag import Pairs
 from lstmjax.models.encoder import Options
 from lstmjax.sequence import run
 
@@ -36,6 +38,7 @@ class Params(NamedTuple):
     compose: tuple | None = None  # "align": layers from F features
     hidden: Linear | None = None  # of the head
     head: Linear | None = None  # [F, K]
+    bag: Pairs | None = None  # a linear model of the words without their order, beside
 
 
 class Text(NamedTuple):
@@ -66,6 +69,7 @@ def init(
     bidirectional: bool = True,
     cell: str = "lstm",
     pooling: str = "max",
+    words: int = 0,
     dtype: DTypeLike = jnp.float32,
 ) -> Params:
     """Draw the weights.
@@ -80,6 +84,8 @@ def init(
       width: F, units of the head, and of the second layer of "align".
       bidirectional, cell: of all layers, as in `encoder.init_layers`.
       pooling: as it will be in `Options`, for "manhattan" and "compare".
+      words: if not 0, a linear model of the words without their order stands beside, of the ids below this; it begins
+        with zeros, and `bag.fit_pairs` finds its weights. Not for "manhattan".
 
     Raises:
       TypeError, ValueError: naming the argument.
@@ -93,12 +99,15 @@ def init(
     classes, width = checks.size("classes", classes), checks.size("width", width)
     if head == "manhattan" and classes != 1:
         raise ValueError(f'classes should be 1 for head = "manhattan", which gives one similarity, got {classes}')
+    if checks.size("words", words, least=0) and head == "manhattan":
+        raise ValueError(f'words should be 0 for head = "manhattan", whose similarity is no logit, got {words}')
     keys = jax.random.split(key, 7)
     how: dict[str, Any] = dict(bidirectional=bidirectional, cell=cell, dtype=dtype)
     layers, features = encoder.init_layers(
         jax.random.split(keys[1], len(encoder.widths_of(hidden))), embedding, hidden, **how
     )
-    params = Params(init_embedding(keys[0], vocabulary, embedding, dtype), layers)
+    beside = bag.init_pairs(words, classes, dtype) if words else None
+    params = Params(init_embedding(keys[0], vocabulary, embedding, dtype), layers, bag=beside)
     if head != "align":
         if "attention" in parts:
             params = params._replace(query=jax.random.normal(keys[2], (features,), dtype) * features**-0.5)
@@ -162,6 +171,8 @@ def apply(
 ) -> Array:
     """The logits of a batch of pairs, [B, K]; for "manhattan" the similarities, [B, 1].
 
+    With a linear part beside, the mean of its logits (`bag.pair_logits`) and those of the head.
+
     Args:
       first, second: ids int [B, T] or [B, T, F] and lengths int [B]; T may differ.
       options: pooling, and dropout if there is a key.
@@ -176,6 +187,12 @@ def apply(
     >>> apply(params, one, two).shape
     (1, 3)
     """
+    parts = _outputs(params, first, second, options, key, **how)
+    return parts[0] if len(parts) == 1 else (parts[0] + parts[1]) / 2
+
+
+def _outputs(params, first, second, options, key, **how):
+    """[B, K] of the head and, if there is one, of the linear part."""
     _check(params, first, second, options)
     if key is not None:
         checks.key("key", key)
@@ -186,8 +203,12 @@ def apply(
     # Time first before the words are looked up, so that the core has its layout without moving [B, T, E] about.
     batch = (jnp.swapaxes(first.ids, 0, 1), first.lengths, jnp.swapaxes(second.ids, 0, 1), second.lengths)
     if key is None:
-        return jax.vmap(one, (1, 0, 1, 0))(*batch)
-    return jax.vmap(one, (1, 0, 1, 0, 0))(*batch, jax.random.split(key, len(first.ids)))
+        found = jax.vmap(one, (1, 0, 1, 0))(*batch)
+    else:
+        found = jax.vmap(one, (1, 0, 1, 0, 0))(*batch, jax.random.split(key, len(first.ids)))
+    if params.bag is None:
+        return (found,)
+    return found, jax.vmap(partial(bag.pair_logits, params.bag))(first.ids, first.lengths, second.ids, second.lengths)
 
 
 def encode(params: Params, text: Text, options: Options = Options(), **how: Any) -> Array:
@@ -217,21 +238,27 @@ def loss(params: Params, batch: Batch, key: Array | None = None, *, options: Opt
     """The mean loss of a batch, by its weights; dropout if there is a key.
 
     The cross-entropy of the classes; of labels [B, K], probabilities, it is their cross-entropy too (Tai et al. 2015,
-    eq. 17, but for a constant); of "manhattan" the squared error of the similarity.
+    eq. 17, but for a constant); of "manhattan" the squared error of the similarity. With a linear part, the mean of the
+    losses of both.
 
     >>> params = init(jax.random.key(0), 100, 3)
     >>> text = Text(jnp.array([[5, 7]]), jnp.array([2]))
     >>> loss(params, Batch(text, text, jnp.array([1]), jnp.ones(1))).shape
     ()
     """
-    found = apply(params, batch.first, batch.second, options, key, **how)
+    parts = _outputs(params, batch.first, batch.second, options, key, **how)
+    losses = [_loss(params, found, batch, options.smoothing) for found in parts]
+    return losses[0] if len(losses) == 1 else (losses[0] + losses[1]) / 2
+
+
+def _loss(params, found, batch, smoothing):
     if params.head is None:
         squares = (found[:, 0] - batch.labels) ** 2
         return (squares * batch.weights).sum() / jnp.maximum(batch.weights.sum(), 1)
     if jnp.ndim(batch.labels) == 2:
         losses = -(batch.labels * jax.nn.log_softmax(found)).sum(-1)
         return (losses * batch.weights).sum() / jnp.maximum(batch.weights.sum(), 1)
-    return cross_entropy(found, batch.labels, batch.weights, smoothing=options.smoothing)
+    return cross_entropy(found, batch.labels, batch.weights, smoothing=smoothing)
 
 
 def spread_score(score: Any, classes: int, low: float = 1.0) -> Array:
