@@ -159,6 +159,13 @@ def beside(params: Any, part: Any) -> Any:
     return params._replace(bag=jax.tree.map(lambda a: np.broadcast_to(a, (*front, *a.shape)), part))
 
 
+def linear_alone(params: Any) -> Any:
+    """Params whose answers are those of their linear part, whatever the recurrent one says."""
+    head = jax.tree.map(np.zeros_like, params.head)
+    part = jax.tree.map(lambda a: 2 * a, params.bag)._replace(rarity=params.bag.rarity)  # of a mean with zeros
+    return params._replace(head=head, bag=part)
+
+
 def mean_over(predict: Callable[..., jax.Array], params: Any, *batch: Any) -> jax.Array:
     """What `predict` gives for a batch, averaged over the members, of each of k models: `params` have the axes k and
     members in front."""

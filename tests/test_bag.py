@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lstmjax import classify, match
+from lstmjax import classify, match, members
+from lstmjax.commands import compare, tasks
 from lstmjax.models import bag, matcher
 from lstmjax.recipe import Recipe
 
@@ -194,6 +195,13 @@ def test_a_matcher_with_a_linear_part_is_measured_saved_and_loaded_with_it(tmp_p
     found = match.predict(model, texts)
     alone = model._replace(params=model.params._replace(bag=None))
     assert np.abs(found - match.predict(alone, texts)).max() > 0.05
+    own = compare.baseline_scores(tasks.TASKS["match"], model, records, records, records)[compare.PART]
+    pair = [*map(jnp.asarray, match.ids_of(model, *texts[0]))]
+    part = jax.tree.map(lambda a: a[0], model.params.bag)
+    p = jax.nn.softmax(_pair_logits(part, pair[0], jnp.array(2), pair[1], jnp.array(2)))
+    of_part = match.predict(model._replace(params=members.linear_alone(model.params)), texts[:1])[0]
+    np.testing.assert_allclose(of_part, p if target == "label" else matcher.expected_score(p), rtol=1e-4)
+    assert own > 0.99
     match.save(model, tmp_path / "m")
     np.testing.assert_array_equal(match.predict(match.load(tmp_path / "m"), texts), found)
     swept, _ = match.sweep(records, records, {"seed": [0, 1]}, recipe)
@@ -221,6 +229,7 @@ def test_a_recipe_with_a_linear_part_is_measured_saved_and_loaded_with_it(tmp_pa
     assert classify.evaluate(model, records)["accuracy"] == max(row["dev_accuracy"] for row in fitted.history) == 1
     alone = model._replace(params=model.params._replace(bag=None))
     assert np.abs(found - classify.predict(alone, texts)).max() > 0.05  # two epochs teach an LSTM next to nothing
+    assert compare.baseline_scores(tasks.TASKS["classify"], model, records, records, records)[compare.PART] == 1
     classify.save(model, tmp_path / "m")
     np.testing.assert_array_equal(classify.predict(classify.load(tmp_path / "m"), texts), found)
     swept, _ = classify.sweep(records, records, {"seed": [0, 1]}, recipe)

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from lstmjax import baselines, classify, language, match, metrics, reader, sequences, skipgram, tag, translate
+from lstmjax import baselines, classify, language, match, members, metrics, reader, sequences, skipgram, tag, translate
 from lstmjax.commands.tasks import Task
 
 LINEAR = {  # by the name it has in a table: features and model
@@ -15,14 +15,15 @@ LINEAR = {  # by the name it has in a table: features and model
     "skip-gram vectors + logistic regression": ("vectors", "logistic"),
 }
 QUICK = ("TF-IDF + logistic regression",)
+PART = "its linear part alone"
 
 
 def baseline_scores(
     task: Task, model: Any, training: Sequence, dev: Sequence, test: Sequence, names: Sequence[str] = QUICK
 ) -> dict[str, float]:
     """The measure of each baseline of these names on the test records, fitted to the training records; the majority
-    class too where pairs or texts have one label. Thresholds of several labels are tuned on dev. Of a language model,
-    the perplexity of words without those before them.
+    class too where pairs or texts have one label. Thresholds of several labels are tuned on dev. Of a model with a
+    linear part, that by itself. Of a language model, the perplexity of words without those before them.
 
     Raises:
       ImportError: scikit-learn is not there.
@@ -36,7 +37,7 @@ def baseline_scores(
         remembered = baselines.memory(sources, targets, others)
         return {"translation memory": translate.score(remembered, right, model.recipe.bleu)["bleu"]}
     if task.module is match:
-        return _of_pairs(model, training, test)
+        return _of_pairs(model, training, test) | _of_part(task, model, dev, test)
     if task.module is tag:
         return _of_tags(model, training, test, names)
     inside = [[r for r in part if classify.labels_of(r) != (model.recipe.outside,)] for part in (training, dev, test)]
@@ -57,7 +58,18 @@ def baseline_scores(
             found[name] = float((baselines.scores(texts, targets, others, **how).argmax(-1) == right).mean())
     if not model.recipe.several:
         found["majority class"] = float((np.bincount(targets).argmax() == right).mean())
-    return found
+    return found | _of_part(task, model, dev, test)
+
+
+def _of_part(task, model, dev, test):
+    """The linear part of a model without the rest."""
+    if model.params.bag is None:
+        return {}
+    alone = model._replace(params=members.linear_alone(model.params))
+    if model.recipe.several:
+        found, (_, targets) = classify.predict(alone, [r[0] for r in dev]), _columns(model, dev)
+        alone = alone._replace(thresholds=tuple(metrics.best_thresholds(found, targets > 0).tolist()))
+    return {PART: task.module.evaluate(alone, test)[task.module.measure(alone)]}
 
 
 def _columns(model, records):
