@@ -4,7 +4,8 @@
 
 One member of the classifier of `lstmjax.classify` and a PyTorch model of the same sizes train on the same padded
 batches in the same order, in turns; dropout of the same rates in both. PyTorch gets lengths by a mask over its outputs
-or as packed sequences; both are timed and the better one stands beside ours.
+or as packed sequences; both are timed and the better one stands beside ours. With `--devices 2` ours is timed once more
+with each batch split over so many CPU devices (`lstmjax.devices`), as `train --devices 2` does it.
 """
 
 import argparse
@@ -16,12 +17,16 @@ from pathlib import Path
 
 import jax
 import timing
+from jax.sharding import NamedSharding, PartitionSpec
 from rich.console import Console
 from rich.table import Table
 
 from lstmjax import classify, members
+from lstmjax.devices import mesh, split_batch, spread
 from lstmjax.recipe import Recipe
 from lstmjax.train import init_state, make_step
+
+SPLIT = "lstmjax, split"
 
 
 def main() -> int:
@@ -32,28 +37,33 @@ def main() -> int:
     parser.add_argument("--batch", type=int, nargs="*", default=[32, 128], help="sizes (default: 32 128)")
     parser.add_argument("--rounds", type=int, default=15, help="(default: %(default)s)")
     parser.add_argument("--steps", type=int, default=40, help="in a round (default: %(default)s)")
+    parser.add_argument("--devices", type=int, default=1, help="CPU devices to split batches over too (default: 1)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
     options = parser.parse_args()
     import torch
 
+    jax.config.update("jax_num_cpu_devices", options.devices)
     torch.set_num_threads(timing.threads())
     console, rows = Console(highlight=False), []
     for width in options.widths:
         for size in options.batch:
-            rows.append(compare(options.data, width, size, options.rounds, options.steps))
+            rows.append(compare(options.data, width, size, options.rounds, options.steps, options.devices))
             console.print(rows[-1])
-    table = Table("width", "batch", "lstmjax, tokens/s", "PyTorch masked", "PyTorch packed", "times the better")
+    ways = [name for name in ("lstmjax", SPLIT, "masked", "packed") if name in rows[0]["speeds"]]
+    ours = list(rows[0]["ratios"])
+    table = Table("width", "batch", *(f"{name}, tokens/s" for name in ways), *(f"{name} / PyTorch" for name in ours))
     for row in rows:
-        cells = (f"{row[name]:,.0f}" for name in ("lstmjax", "masked", "packed"))
-        table.add_row(str(row["width"]), str(row["batch"]), *cells, f"{row['ratio']:.2f}")
+        cells = [f"{row['speeds'][name]:,.0f}" for name in ways] + [f"{row['ratios'][name]:.2f}" for name in ours]
+        table.add_row(str(row["width"]), str(row["batch"]), *cells)
     console.print(table)
-    console.print(f"geometric mean {timing.geometric_mean([row['ratio'] for row in rows]):.2f}")
+    for name in ours:
+        console.print(f"{name}: geometric mean {timing.geometric_mean([row['ratios'][name] for row in rows]):.2f}")
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1) + "\n")
     return 0
 
 
-def compare(data: str, width: int, size: int, rounds: int, steps: int) -> dict:
+def compare(data: str, width: int, size: int, rounds: int, steps: int, devices: int) -> dict:
     """Tokens a second of each over the same batches, and the median over rounds of ours over the better of theirs."""
     from lstmjax import datasets
 
@@ -63,7 +73,9 @@ def compare(data: str, width: int, size: int, rounds: int, steps: int) -> dict:
     epoch = task.batches(0)
     batches = [epoch[k % len(epoch)] for k in range(steps)]
     tokens = sum(map(task.tokens, batches))
-    calls = {"lstmjax": _ours(task, batches)}
+    calls = {"lstmjax": _ours(task, batches, None)}
+    if devices > 1:
+        calls[SPLIT] = _ours(task, batches, mesh())
     table = jax.tree.leaves(jax.eval_shape(task.init, jax.random.key(0)))[0].shape[0]
     classes = len({label for _, label in records})
     for name in ("masked", "packed"):
@@ -78,19 +90,27 @@ def compare(data: str, width: int, size: int, rounds: int, steps: int) -> dict:
             times[name].append(time.perf_counter() - began)
     speeds = {name: tokens / statistics.median(seconds) for name, seconds in times.items()}
     better = max(("masked", "packed"), key=speeds.__getitem__)
-    ratio = statistics.median(a / b for a, b in zip(times[better], times["lstmjax"], strict=True))
-    return {"width": width, "batch": size, **speeds, "ratio": ratio}
+    ratios = {
+        name: statistics.median(a / b for a, b in zip(times[better], times[name], strict=True))
+        for name in ("lstmjax", SPLIT)
+        if name in times
+    }
+    return {"width": width, "batch": size, "devices": devices, "speeds": speeds, "ratios": ratios}
 
 
-def _ours(task, batches):
+def _ours(task, batches, devices):
     optimizer = members._optimizer(task, task.recipe)
     params, key = members._begin(task, task.recipe)
 
     def loss(params, batch, key):
-        return members._loss(params, batch, key, loss=task.loss, recipe=task.recipe)
+        return members._loss(params, batch, key, loss=task.loss, recipe=task.recipe, apart=task.apart)
 
     step = jax.jit(make_step(loss, optimizer), donate_argnums=0)
-    held = [init_state(params, optimizer, key)]
+    state = init_state(params, optimizer, key)
+    if devices is not None:
+        state = spread(state, NamedSharding(devices, PartitionSpec()))
+        batches = [split_batch(batch, devices=devices) for batch in batches]
+    held = [state]
 
     def call():
         state = held[0]

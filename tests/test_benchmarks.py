@@ -1,0 +1,70 @@
+"""Every benchmark runs, as small as it can be told to: who comes to check a figure should not meet a traceback.
+
+Slow, since each compiles what it times; what is timed is of no account here.
+"""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+DATA = os.environ.get("LSTMJAX_DATA") or ROOT.parent / "shared" / "data"
+
+TORCH, CRF, SETS = "torch", "torchcrf", "data"  # what a run needs beside the test extra
+RUNS = {
+    "bench_classifier": ("", ()),
+    "bench_decoding": (
+        "--shape 4,2,3 --width 0 2 --batch 1 --vocabulary 20 --size 8 --steps 3 --seconds 0.05",
+        (TORCH, CRF),
+    ),
+    "bench_family": ("--shape 4 2 4 4 --seconds 0.1", ()),
+    "bench_inference": ("--size 4 --time 3 --seconds 0.05", (TORCH,)),
+    "bench_scan": ("--shape 4,2,4,4 --seconds 0.05", ()),
+    "bench_text": ("--widths 4 --batch 8 --rounds 1 --steps 1 --devices 2", (TORCH, SETS)),
+    "bench_train": ("--epochs 5 --models 2 --widths 4", ()),
+    "bench_translate": ("--widths 4 --batch 8 --rounds 1 --steps 1 --pairs 60", (TORCH, SETS)),
+    "profile_step": ("--shape 4,2,4,4", ()),
+}
+
+
+def test_none_is_forgotten():
+    rest = {"bench_applications"}  # which trains: its parts are those of test_tasks, and its answers are timed below
+    assert {path.stem for path in (ROOT / "benchmarks").glob("*_*.py")} == RUNS.keys() | rest
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RUNS)
+def test_it_runs_and_writes_its_figures(name, tmp_path):
+    given, needs = RUNS[name]
+    arguments = given.split()
+    written = tmp_path / "figures.json"
+    if name != "bench_classifier":
+        arguments = [*arguments, "--json", str(written)]
+    run(name, arguments, needs)
+    if name != "bench_classifier":
+        assert json.loads(written.read_text())
+
+
+@pytest.mark.slow
+def test_answers_are_timed():
+    assert "times as fast" in run("bench_applications", ["--latency"], (SETS,))
+
+
+def run(name, arguments, needs):
+    """What a benchmark prints."""
+    for package in needs:
+        if package == SETS and not Path(DATA).is_dir():
+            pytest.skip(f"the folder of data sets, {DATA}, is absent")
+        if package != SETS and importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package} is not installed")
+    command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), *arguments]
+    # As a person would run it: without the flags that make tests compile quickly, which rivals would not be fair with.
+    environment = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"} | {"LSTMJAX_DATA": str(DATA)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
