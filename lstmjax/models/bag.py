@@ -239,6 +239,7 @@ def _rarity(texts, words):
 
 def _rows(features, *sides, size=64):
     """The features of texts, or of pairs, as a sparse matrix: made as an answer makes them, a batch at a time."""
+    baselines.scikit_learn()  # says what to install; SciPy comes with it
     import scipy.sparse
 
     rows = []
