@@ -11,7 +11,7 @@ import optax
 import pytest
 
 from lstmjax import Bidirectional, layers, run, train
-from lstmjax.models import bag, classifier
+from lstmjax.models import bag, classifier, language_model, matcher, seq2seq, tagger
 from lstmjax.models.classifier import Batch, Options
 from tests.problems import QUICK
 
@@ -168,3 +168,12 @@ def _equations(jaxpr):
         yield eqn
         for inner in jax.extend.core.jaxprs_in_params(eqn.params):
             yield from _equations(inner)
+
+
+@pytest.mark.parametrize(
+    ("module", "sizes"),
+    [(classifier, (9, 2)), (matcher, (9, 2)), (tagger, (9, 2)), (seq2seq, (9, 9)), (language_model, (9,))],
+)
+def test_a_width_of_words_that_is_none_is_named(module, sizes):
+    with pytest.raises(TypeError, match="embedding should be an int of at least 1, got str '4'"):
+        module.init(jax.random.key(0), *sizes, embedding="4")

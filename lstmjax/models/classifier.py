@@ -78,7 +78,7 @@ def init(
     """
     parts = encoder.check_pooling("pooling", pooling)
     checks.key("key", key)
-    classes = checks.size("classes", classes)
+    classes, embedding = checks.size("classes", classes), checks.size("embedding", embedding)
     k_embedding, k_head, k_query, *k_layers = jax.random.split(key, 3 + len(encoder.widths_of(hidden)))
     layers, features = encoder.init_layers(
         k_layers, embedding, hidden, bidirectional=bidirectional, cell=cell, dtype=dtype

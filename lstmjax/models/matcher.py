@@ -97,6 +97,7 @@ def init(
     parts = encoder.check_pooling("pooling", pooling)
     checks.key("key", key)
     classes, width = checks.size("classes", classes), checks.size("width", width)
+    embedding = checks.size("embedding", embedding)
     if head == "manhattan" and classes != 1:
         raise ValueError(f'classes should be 1 for head = "manhattan", which gives one similarity, got {classes}')
     if checks.size("words", words, least=0) and head == "manhattan":

@@ -118,6 +118,7 @@ def init(
     """
     checks.key("key", key)
     checks.one_of("attention", attention, ATTENTIONS)
+    embedding = checks.size("embedding", embedding)
     source, target = checks.size("source", source), None if target is None else checks.size("target", target)
     feeding, tied, lexical = (
         checks.flag(name, given) for name, given in (("feeding", feeding), ("tied", tied), ("lexical", lexical))

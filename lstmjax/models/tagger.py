@@ -98,6 +98,7 @@ def init(
     checks.one_of("directions", directions, DIRECTIONS)
     checks.flag("highway", highway)
     tags, reach = checks.size("tags", tags), checks.size("reach", reach, least=0)
+    embedding = checks.size("embedding", embedding)
     k_embedding, k_head, k_crf, k_round, k_marks, k_join, *k_layers = jax.random.split(
         key, 6 + len(encoder.widths_of(hidden))
     )
