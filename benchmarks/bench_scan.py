@@ -32,7 +32,7 @@ from rich.console import Console
 from rich.table import Table
 from rivals import REFERENCE, RIVALS, absence
 
-from lstmjax.devices import GPU_OPTIONS
+from lstmjax.devices import compiler_options
 
 # Largest error let through. Roundings add up over time and batch to some ten units of roundoff (6e-8, 5e-4 and 4e-3),
 # while a swapped pair of gates or a forgotten bias is off by 0.5 and more; the bounds lie between. On a GPU float32
@@ -266,7 +266,7 @@ def _machine():
         "threads": timing.threads(),  # XLA's; torch is given as many
         "python": platform.python_version(),
         "system": platform.platform(),
-        "compiler_options": GPU_OPTIONS if jax.default_backend() == "gpu" else {},
+        "compiler_options": compiler_options() or {},
         "environment": {name: os.environ[name] for name in ("XLA_FLAGS", "GLIBC_TUNABLES") if name in os.environ},
         "versions": versions,
         "gemm_peak_gflops": {},  # by dtype, as they are measured

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lstmjax.devices import GPU_OPTIONS
+from lstmjax.devices import compiler_options
 
 
 class Compiled(NamedTuple):
@@ -48,8 +48,8 @@ class Ratio(NamedTuple):
 def compile_jax(function: Callable, *operands: Any) -> Compiled:
     """Trace and compile, apart from any run; how long that took and what memory the result needs."""
     start = time.perf_counter()
-    options = GPU_OPTIONS if jax.default_backend() == "gpu" else None  # for all that XLA compiles, ours and others'
-    compiled = jax.jit(function, compiler_options=options).lower(*operands).compile()
+    # The same options for all that XLA compiles, ours and others'.
+    compiled = jax.jit(function, compiler_options=compiler_options()).lower(*operands).compile()
     seconds = time.perf_counter() - start
     memory = compiled.memory_analysis()
 
@@ -86,7 +86,7 @@ def interleave(
             turn.shuffle(order)
             for name in order:
                 time.sleep(pause)
-                times[name].append(_sample(calls[name], inputs[name], k, repeats[name]))
+                times[name].append(sample(calls[name], inputs[name], k, repeats[name]))
     finally:
         gc.enable()
     return times
@@ -98,6 +98,16 @@ def finish(result: Any) -> None:
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         torch.cuda.synchronize()
+
+
+def sample(call: Callable, inputs: list, first: int, repeats: int) -> float:
+    """Milliseconds of a call, over `repeats` of them in turn over the inputs, waited for together."""
+    operands = [inputs[(first + k) % len(inputs)] for k in range(repeats)]
+    start = time.perf_counter()
+    for each in operands:
+        result = call(*each)
+    finish(result)
+    return (time.perf_counter() - start) / repeats * 1000
 
 
 def ratio(times: list[float], ours: list[float]) -> Ratio:
@@ -149,14 +159,4 @@ def _warm(call, inputs):
     """Seconds of a call, after two that do not count."""
     for k in range(2):
         call(*inputs[k % len(inputs)])
-    return _sample(call, inputs, 0, 1) / 1000
-
-
-def _sample(call, inputs, first, repeats):
-    """Milliseconds of a call, over `repeats` of them in turn over the inputs."""
-    operands = [inputs[(first + k) % len(inputs)] for k in range(repeats)]
-    start = time.perf_counter()
-    for each in operands:
-        result = call(*each)
-    finish(result)
-    return (time.perf_counter() - start) / repeats * 1000
+    return sample(call, inputs, 0, 1) / 1000

@@ -11,8 +11,19 @@ from lstmjax import checks
 # For `jax.jit(..., compiler_options=GPU_OPTIONS)` of the outermost function, on an NVIDIA GPU. XLA runs a loop there as
 # small kernels, one after the other; with two turns of it in one body the buffers of a step need not be copied. As an
 # environment variable: XLA_FLAGS="--xla_gpu_enable_while_loop_double_buffering=true". What it gives, and what command
-# buffers give instead: benchmarks/README.md. The persistent kernel has no such loop.
+# buffers give instead: benchmarks/README.md. `train.fit` and the command line give it. The persistent
+# kernel has no such loop.
 GPU_OPTIONS = {"xla_gpu_enable_while_loop_double_buffering": "True"}
+
+
+def compiler_options() -> dict[str, str] | None:
+    """What `jax.jit` should be given as `compiler_options` where JAX runs: `GPU_OPTIONS` on a GPU, else None.
+
+    >>> step = jax.jit(lambda x: 2 * x, compiler_options=compiler_options())
+    >>> float(step(3.0))
+    6.0
+    """
+    return GPU_OPTIONS if jax.default_backend() == "gpu" else None
 
 
 def mesh(devices: list | tuple | None = None) -> Mesh:

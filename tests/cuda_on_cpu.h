@@ -54,7 +54,7 @@ struct Warp {
 };
 
 struct Block {
-  Meeting meeting{0};
+  Meeting meeting{0}, barriers[16] = {};
   Meeting* cluster;
   std::vector<char> shared;
   std::vector<Warp> warps;
@@ -161,6 +161,11 @@ inline void __syncthreads() {
   emulated::meet(emulated::now->home->meeting, [] {});
 }
 inline void __syncwarp() {}
+inline void barrier_of(int number, int threads) {
+  emulated::Meeting& meeting = emulated::now->home->barriers[number];
+  meeting.size = threads;
+  emulated::meet(meeting, [] {});
+}
 inline uint4 read_through(const uint4* from) {
   emulated::yield();
   return *from;

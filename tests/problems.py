@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import jaxlib
 import numpy as np
 
 from lstmjax import (
@@ -103,18 +104,14 @@ WAYS = {
 
 # For `jax.jit(..., compiler_options=QUICK)`: a program that runs once, over a few numbers, is not worth making fast.
 # `conftest.py` says the same by XLA_FLAGS, which `python -m tests.fuzz` and its like do not see.
-QUICK = {
-    "xla_backend_optimization_level": 0,
-    "xla_cpu_use_fusion_emitters": False,
-    "xla_cpu_parallel_codegen_split_count": 1,
-}
+QUICK: dict[str, int | bool] = {"xla_backend_optimization_level": 0, "xla_cpu_parallel_codegen_split_count": 1}
 
 # And as it is for users.
-FULL = {
-    "xla_backend_optimization_level": 3,
-    "xla_cpu_use_fusion_emitters": True,
-    "xla_cpu_parallel_codegen_split_count": 32,
-}
+FULL: dict[str, int | bool] = {"xla_backend_optimization_level": 3, "xla_cpu_parallel_codegen_split_count": 32}
+
+if jaxlib.__version__.startswith("0.10."):  # XLA has no such option later
+    QUICK["xla_cpu_use_fusion_emitters"] = False
+    FULL["xla_cpu_use_fusion_emitters"] = True
 
 T, B, D, H = 7, 4, 3, 5
 LENGTHS = np.array([4, 0, T, 1], np.int32)

@@ -20,15 +20,24 @@ B, H = 70, 20  # fill no tile of rows or units
 
 # As if there were few multiprocessors: two groups go over their rows several times, or once.
 CUTS = [
-    (dtype, kind, 1 + (n + (dtype == "float16")) % 2)
+    (dtype, kind, kind[-1] + (n + (dtype == "float16")) % 2)
     for dtype in ("float32", "float16")
-    for n, kind in enumerate([(1, 1, False, 8), (2, 2, False, 4), (1, 2, True, 4), (2, 1, True, 8)])
+    for n, kind in enumerate(
+        [
+            (1, 1, False, 8, 1),
+            (2, 2, False, 4, 1),
+            (1, 2, True, 4, 1),
+            (2, 1, True, 8, 1),
+            (1, 1, False, 4, 2),
+            (2, 1, False, 2, 2),
+        ]
+    )
 ]
 
 
 def cut_of(B, H, dtype, back, kind, passes):
     """A kernel of this kind with so many passes."""
-    found, _ = kernel.cut(B, H, dtype, back, *kind)
+    found, _ = kernel.cut(16 * 132 * kind[-1] * kind[1], H, dtype, back, *kind)
     groups = -(-B // (16 * found.rows * passes))
     return found._replace(groups=groups, passes=passes, exchange=found.exchange and 1 << 22)
 
@@ -36,20 +45,25 @@ def cut_of(B, H, dtype, back, kind, passes):
 @pytest.fixture(scope="session")
 def library(tmp_path_factory):
     """All kernels of these tests, on this CPU."""
-    compiler = shutil.which("g++")
-    if compiler is None:
-        pytest.skip("no g++ to compile the kernel's source with")
     lines = set()
     for back in (False, True):
         for dtype in TOLERANCES:
             lines.add(kernel.source(kernel.plan(5, 24, jnp.dtype(dtype), back=back), 24, dtype, back=back))
         for dtype, kind, passes in CUTS:
             lines.add(kernel.source(cut_of(B, H, jnp.dtype(dtype), back, kind, passes), H, dtype, back=back))
+    built(tmp_path_factory, lines)
+
+
+def built(tmp_path_factory, lines, suffix="", *arguments):
+    """Kernels made known to XLA, compiled with `arguments` beside the usual ones."""
+    compiler = shutil.which("g++")
+    if compiler is None:
+        pytest.skip("no g++ to compile the kernel's source with")
     path = tmp_path_factory.mktemp("kernel") / "emulated.so"
     here = str(nvcc.SOURCE.parents[2] / "tests")
-    arguments = [compiler, "-std=c++17", "-O1", "-shared", "-fPIC", "-w", "-DLSTMJAX_EMULATED", "-I", here, "-x", "c++"]
-    assert nvcc.build(path, arguments, "\n".join(sorted(lines))) is None
-    assert nvcc.load(path, "cpu") is None
+    command = [compiler, "-std=c++17", "-O1", "-shared", "-fPIC", "-w", "-DLSTMJAX_EMULATED", "-I", here, "-x", "c++"]
+    assert nvcc.build(path, [*command, *arguments], "\n".join(sorted(lines))) is None
+    assert nvcc.load(path, "cpu", suffix) is None
 
 
 @pytest.fixture
@@ -124,6 +138,18 @@ def test_every_cut(emulated, monkeypatch, case):
     _, kind, passes = case
     monkeypatch.setattr(kernel, "plan", lambda B, H, dtype, back: cut_of(B, H, dtype, back, kind, passes))
     compare(*problem(4, B, 3, H, case[0], ("lengths",), reverse=True))
+
+
+def test_weights_that_are_too_many_for_registers_and_for_shared_memory(tmp_path_factory, monkeypatch):
+    """Half of them are in each, where there is little of both."""
+    kind, hidden = (2, 1, False, 2, 1), 64
+    plans = {back: cut_of(20, hidden, jnp.dtype("float16"), back, kind, 1) for back in (False, True)}
+    lines = {kernel.source(how, hidden, "float16", back=back) for back, how in plans.items()}
+    few = ["-DLSTMJAX_REGISTERS=8", "-DLSTMJAX_SHARED=36864"]
+    built(tmp_path_factory, lines, "_few", *few)
+    monkeypatch.setattr(nvcc, "suffix", lambda kernel: "_few")
+    monkeypatch.setattr(kernel, "plan", lambda B, H, dtype, back: plans[back])
+    compare(*problem(4, 20, 3, hidden, "float16"))
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES)
@@ -258,6 +284,45 @@ def test_what_a_compiler_says_is_handed_on(tmp_path):
     assert "could not be loaded" in nvcc.load(tmp_path / "out.so", "cpu")
 
 
+# --- cuDNN -----------------------------------------------------------------------------------------------------------
+
+
+def test_reasons_of_cudnn(monkeypatch):
+    assert "JAX runs on" in lstmjax.reasons(lstm(24), XS)["cudnn"] or jax.default_backend() == "gpu"
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    p = problems.problem("lstm")
+
+    def reason(params=p.params, xs=p.xs, **options):
+        return lstmjax.reasons(params, xs, **options)["cudnn"]
+
+    assert reason() is None
+    assert reason(lengths=p.lengths) is None
+    assert "no reset" in reason(reset=p.reset)
+    assert "no mask" in reason(mask=p.reset)
+    assert "no reverse beside lengths" in reason(lengths=p.lengths, reverse=True)
+    assert "float32 only" in reason(compute_dtype="bfloat16")
+    assert "float32 only" in reason(xs=p.xs.astype("float16"))
+    assert "cannot be chosen" in reason(chunk=3)
+    assert "cannot be chosen" in reason(residuals="outputs")
+    assert "plain LSTM" in reason(problems.problem("lstm-everything").params)
+    assert "GRUParams" in reason(problems.problem("gru").params)
+
+
+def test_cudnn_is_there_by_name_only(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert lstmjax.choose(lstm(24), XS) != "cudnn"
+    assert lstmjax.choose(lstm(24), XS, backend="cudnn") == "cudnn"
+
+
+def test_cudnn_says_that_it_cannot_be_mapped(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    p = problems.problem("lstm")
+    many = jax.tree.map(lambda w: np.stack([w, w]), p.params)
+    for axes, params in (((None, 1), p.params), ((0, None), many)):
+        with pytest.raises(ValueError, match='"cudnn" cannot be mapped by vmap'):
+            jax.vmap(lambda params, xs: lstmjax.run(params, xs, backend="cudnn")[1], axes)(params, p.xs)
+
+
 # --- on the card -----------------------------------------------------------------------------------------------------
 
 on_a_gpu = pytest.mark.skipif(jax.default_backend() != "gpu", reason="needs an NVIDIA GPU")
@@ -327,3 +392,33 @@ def test_the_same_bits_every_time():
     for other in others:
         for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(other), strict=True):
             np.testing.assert_array_equal(a, b)
+
+
+@on_a_gpu
+@pytest.mark.parametrize("batch", [(), (1,), (2, 3)], ids=str)
+@pytest.mark.parametrize(("reverse", "ragged"), [(False, False), (True, False), (False, True)])
+def test_cudnn_equals_scan(reverse, ragged, batch):
+    """Lengths from 0 to all of T, and an initial state that gets a gradient."""
+    p = problems.problem("lstm", 7, batch)
+    lengths = np.resize(np.array([7, 0, 3, 1], np.int32), batch) if ragged else None
+    data = dict(lengths=lengths, reset=None, reverse=reverse, precision="highest")
+    alike(values(*p[:3], **data, backend="cudnn"), values(*p[:3], **data, backend="scan"), 2e-5)
+
+
+@on_a_gpu
+def test_cudnn_takes_tf32_where_it_may():
+    p = problems.problem("lstm", 12, (8,), 64, 64)
+    p = p._replace(params=jax.tree.map(lambda w: w / 8, p.params))
+    data = dict(lengths=None, reset=None, reverse=False)
+    right = values(*p[:3], **data, backend="scan", precision="highest")
+    alike(values(*p[:3], **data, backend="cudnn"), right, 4e-3)
+    with jax.default_matmul_precision("highest"):
+        alike(values(*p[:3], **data, backend="cudnn"), right, 2e-5)
+
+
+@on_a_gpu
+def test_cudnn_in_a_jit_says_that_it_cannot_be_mapped():
+    p = problems.problem("lstm")
+    run = jax.jit(lambda xs: lstmjax.run(p.params, xs, backend="cudnn")[1])
+    with pytest.raises(ValueError, match='"cudnn" cannot be mapped by vmap'):
+        jax.vmap(run, 1)(p.xs)

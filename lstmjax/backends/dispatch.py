@@ -3,11 +3,17 @@
 from typing import Any
 
 from lstmjax import checks
-from lstmjax.backends import associative, fused, persistent, scan
+from lstmjax.backends import associative, cudnn, fused, persistent, scan
 
-BACKENDS = {"scan": scan, "fused": fused, "persistent": persistent, "associative": associative}
+BACKENDS = {
+    "scan": scan,
+    "fused": fused,
+    "persistent": persistent,
+    "associative": associative,
+    "cudnn": cudnn,
+}
 
-# What backend=None tries, in this order; scan does everything, so the ladder always ends.
+# What backend=None tries, in this order; scan does everything, so the ladder always ends. cuDNN is there by name only.
 LADDER = ("persistent", "fused", "associative", "scan")
 
 

@@ -19,6 +19,7 @@ from lstmjax.backends import nvcc
 from lstmjax.cells.products import biased, dot
 
 SHARED = 227 * 1024  # bytes of shared memory that a thread block may have
+REGISTERS = 100  # of a thread that may have weights
 CLUSTER = 16  # thread blocks in a cluster at most
 
 ROWS, UNITS = 16, 8  # of a tile of the matrix units; of a block of units
@@ -31,17 +32,20 @@ class Plan(NamedTuple):
     rows: int  # tiles of 16 rows that it multiplies at once
     team: int  # thread blocks that have all units
     cluster: bool  # whether a team hands over through its shared memory; else through the L2 cache
-    warps: int  # of a thread block
+    warps: int  # that do a pass together
+    squads: int  # of so many warps in a thread block, each with passes of its own
     groups: int  # teams, each with sequences of its own
     passes: int  # times a thread block goes over its rows in a step
     exchange: int  # bytes
 
 
-# The kinds of kernels that are tried: units, rows, cluster and warps of a plan. Others lose (benchmarks/README.md).
+# The kinds of kernels that are tried: units, rows, cluster, warps and squads of a plan. Others lose
+# (benchmarks/README.md).
 KINDS = [
-    *[(units, rows, False, 8) for units in (1, 2) for rows in (1, 2)],
-    (2, 1, False, 4),  # where the weights leave no room for the sums of eight
-    *[(1, 1, True, warps) for warps in (4, 8)],
+    *[(units, rows, False, 8, 1) for units in (1, 2) for rows in (1, 2)],
+    (2, 1, False, 4, 1),  # where the weights leave no room for the sums of eight
+    *[(units, rows, False, 4, 2) for units in (1, 2) for rows in (1, 2)],
+    *[(1, 1, True, warps, 1) for warps in (4, 8)],
 ]
 
 
@@ -66,7 +70,7 @@ def plan(B: int, H: int, dtype, *, back: bool) -> Plan | None:
     return min((found for found in cuts if found is not None), key=lambda found: found[1], default=(None, 0))[0]
 
 
-def cut(B, H, dtype, back, units, rows, cluster, warps):
+def cut(B, H, dtype, back, units, rows, cluster, warps, squads):
     """A plan and its microseconds a step, or None where it does not fit."""
     wide = jnp.dtype(dtype).itemsize == 4
     lattice = int(np.lcm(1 if wide else 2, units))
@@ -81,16 +85,23 @@ def cut(B, H, dtype, back, units, rows, cluster, warps):
     # A cluster of 16 finds room seven times only, since it has to lie within one part of the chip.
     groups = min((most - 12 * (cluster and team == CLUSTER)) // team, -(-of_rows // rows))
     passes = -(-of_rows // (rows * groups))
+    if passes < squads:
+        return None
     groups = -(-of_rows // (rows * passes))
     blocks = team * units
     tiles = blocks * (4 if wide else 2) if back else blocks if wide else blocks // 2
     columns = units if back else 4 * units
     share, slot = -(-tiles // warps), tiles * rows * 512
-    resident = 2 * share * columns <= 100
+    # As `Cut` has it: what a warp holds in registers of its weights, and what is left to shared memory.
+    fit = (SHARED - 16384 - 1024 * squads * warps * rows * columns) // (warps * columns * 256)
+    few = 40 if squads * warps > 8 else REGISTERS
+    held = share if 2 * share * columns <= few else max(0, share - fit)
+    if 2 * held * columns > REGISTERS:
+        return None
     shared = (
-        (0 if resident else tiles * columns * 256)
-        + 2 * warps * rows * columns * 512
-        + (0 if passes == 1 else 12 * passes * rows * units * 128)
+        256 * columns * max(0, tiles - held * warps)
+        + 2 * squads * warps * rows * columns * 512
+        + (0 if passes == squads else 12 * passes * rows * units * 128)
         + (2 * passes * slot if cluster else 0)
     )
     if shared > SHARED:
@@ -99,7 +110,7 @@ def cut(B, H, dtype, back, units, rows, cluster, warps):
     # pass is its products, what comes in by the L2 cache, and what is too much for the registers; a step is one way
     # there and back more, which other passes hide.
     products, incoming = tiles * rows * columns, tiles * rows
-    room = 250 - 84 - 4 * rows * columns - (2 * share * columns if resident else 16)
+    room = 250 - 84 - 4 * rows * columns - (2 * held * columns if held == share else 16)
     one = 0.76 + 0.0027 * products + 0.0039 * incoming
     one += 0.0005 * incoming if units == rows == 2 or (rows == 2 and 4 * rows * share > room) else 0
     way = 0.66
@@ -109,13 +120,14 @@ def cut(B, H, dtype, back, units, rows, cluster, warps):
     elif warps == 4:
         one *= 1.3
     time = max(way + one, passes * one)
-    return Plan(units, rows, team, cluster, warps, groups, passes, 0 if cluster else 2 * groups * passes * slot), time
+    exchange = 0 if cluster else 2 * groups * passes * slot
+    return Plan(units, rows, team, cluster, warps, squads, groups, passes, exchange), time
 
 
 def source(how: Plan, H: int, dtype, *, back: bool) -> str:
     """The line of `persistent.cu` that is this kernel."""
     kind = {"bfloat16": "BF16, BFloat16", "float16": "F16, Float16", "float32": "F32, TF32"}[jnp.dtype(dtype).name]
-    said = [back, kind, H, how.units, how.rows, how.team, how.cluster, how.passes == 1, how.warps]
+    said = [back, kind, H, how.units, how.rows, how.team, how.cluster, how.passes == how.squads, how.warps, how.squads]
     return f"LSTMJAX_KERNEL({', '.join(str(x).lower() if isinstance(x, bool) else str(x) for x in said)})"
 
 
@@ -146,11 +158,17 @@ def _target(name, how, H, config, back):
 def forward(w_x, w_h, b, xs, h0, c0, *rest, config, keep):
     """As `chunked.forward`, where `usable`."""
     T, B, _ = xs.shape
-    H, dtype = len(w_h), config.dtype
     valid, restart = _steps(T, B, config, rest)
-    how = _plan(B, H, dtype, False)
-    xw = biased(dot(_clean(xs, valid), w_x, dtype, jnp.float32, config.precision), b)
-    w_h = w_h.astype(dtype)
+    xw = biased(dot(_clean(xs, valid), w_x, config.dtype, jnp.float32, config.precision), b)
+    w_h = w_h.astype(config.dtype)
+    zh0 = dot(h0, w_h, config.dtype, jnp.float32, config.precision)
+    how = _plan(B, len(w_h), config.dtype, False)
+    return steps_forward(how, xw, zh0, w_h, h0, c0, _flags(valid, restart), config=config, keep=keep)
+
+
+def steps_forward(how, xw, zh0, w_h, h0, c0, flags, *, config, keep):
+    """The kernel alone: hs, h, c, and if `keep` the tanh of the gates and the cells of all steps."""
+    T, B, H = *xw.shape[:2], len(w_h)
     steps = (T, B) if keep else (0, 0)
     results = [
         jax.ShapeDtypeStruct((T, B, H), config.stored),
@@ -160,9 +178,8 @@ def forward(w_x, w_h, b, xs, h0, c0, *rest, config, keep):
         jax.ShapeDtypeStruct((how.exchange,), jnp.uint8),
     ]
     call = jax.ffi.ffi_call(_target("lstmjax_forward", how, H, config, False), results, vmap_method="sequential")
-    zh0 = dot(h0, w_h, dtype, jnp.float32, config.precision)
     options = _attributes(how, config) | {"hold": np.int32("mask" in config.rest)}
-    hs, h, c, *kept, _ = call(xw, zh0, w_h, h0, c0, _flags(valid, restart), **options)
+    hs, h, c, *kept, _ = call(xw, zh0, w_h, h0, c0, flags, **options)
     return [hs, h, c, *kept] if keep else [hs, h, c]
 
 
@@ -171,18 +188,12 @@ def backward(dhs, dh, dc, w_x, w_h, b, xs, h0, c0, *rest, config, wrt):
     n = len(config.rest)
     rest, hs, a, cs = rest[:n], *rest[n:]
     T, B, _ = xs.shape
-    H, dtype = len(w_h), config.dtype
+    dtype = config.dtype
     valid, restart = _steps(T, B, config, rest)
-    how = _plan(B, H, dtype, True)
     w_h = w_h.astype(dtype)
-    results = [
-        jax.ShapeDtypeStruct((T, B, 4 * H), dtype),
-        *[jax.ShapeDtypeStruct((B, H), jnp.float32)] * 2,
-        jax.ShapeDtypeStruct((how.exchange,), jnp.uint8),
-    ]
-    call = jax.ffi.ffi_call(_target("lstmjax_backward", how, H, config, True), results, vmap_method="sequential")
+    how = _plan(B, len(w_h), dtype, True)
     dhs = dhs.astype(jnp.float32)
-    dz, dh, dc, _ = call(dhs, dh, dc, w_h, c0, a, cs, _flags(valid, restart), **_attributes(how, config))
+    dz, dh, dc = steps_backward(how, dhs, dh, dc, w_h, c0, a, cs, _flags(valid, restart), config=config)
     want_wx, want_wh, want_b, want_x, want_h0, want_c0 = wrt
     found = []
     if want_wx:
@@ -200,6 +211,18 @@ def backward(dhs, dh, dc, w_x, w_h, b, xs, h0, c0, *rest, config, wrt):
     if want_c0:
         found.append(dc)
     return found
+
+
+def steps_backward(how, dhs, dh, dc, w_h, c0, a, cs, flags, *, config):
+    """The kernel alone: dz, and the gradients of h0, without what goes through a product of a first step, and c0."""
+    T, B, H = dhs.shape
+    results = [
+        jax.ShapeDtypeStruct((T, B, 4 * H), config.dtype),
+        *[jax.ShapeDtypeStruct((B, H), jnp.float32)] * 2,
+        jax.ShapeDtypeStruct((how.exchange,), jnp.uint8),
+    ]
+    call = jax.ffi.ffi_call(_target("lstmjax_backward", how, H, config, True), results, vmap_method="sequential")
+    return call(dhs, dh, dc, w_h, c0, a, cs, flags, **_attributes(how, config))[:3]
 
 
 def _steps(T, B, config, rest):
@@ -226,7 +249,7 @@ def _flags(valid, restart):
 
 
 def _attributes(how, config):
-    names = ("units", "rows", "team", "cluster", "warps", "groups", "passes")
+    names = ("units", "rows", "team", "cluster", "warps", "squads", "groups", "passes")
     return {name: np.int32(getattr(how, name)) for name in names} | {"reverse": np.int32(config.reverse)}
 
 

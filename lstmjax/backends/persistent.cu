@@ -82,6 +82,9 @@ using Peer = uint32_t;
 __device__ __forceinline__ void cluster_barrier() {
   asm volatile("barrier.cluster.arrive.aligned;\n\tbarrier.cluster.wait.aligned;" ::: "memory");
 }
+__device__ __forceinline__ void barrier_of(int number, int threads) {
+  asm volatile("bar.sync %0, %1;" ::"r"(number), "r"(threads) : "memory");
+}
 __device__ __forceinline__ float once(const float* from) { return __ldcs(from); }
 __device__ __forceinline__ void trap() { __trap(); }
 __device__ __forceinline__ bool any_of_warp(bool x) { return __any_sync(0xFFFFFFFFu, x); }
@@ -165,6 +168,12 @@ struct Args {
   int T, B, passes, reverse, hold, narrow;
 };
 
+// Bytes of shared memory that a block may have, and registers that a thread may have for weights. Tests make them few.
+#ifndef LSTMJAX_SHARED
+#define LSTMJAX_SHARED (227 * 1024)
+#define LSTMJAX_REGISTERS 100
+#endif
+constexpr int SHARED = LSTMJAX_SHARED, REGISTERS = LSTMJAX_REGISTERS;
 constexpr uint32_t OPEN = 0x41414141;
 
 // --- the dtypes of products ------------------------------------------------------------------------------------------
@@ -198,12 +207,14 @@ struct TF32 {
 // How a kernel is cut.
 //   H, JT, MT: units; blocks of 8 of them, and tiles of 16 rows, that a block of threads takes
 //   TEAM, CLUSTER: blocks of threads that have all units; whether they are a cluster, and hand over by shared memory
-//   ONE: whether it goes over its rows once in a step, so that the state of a cell stays in registers
-template <class E_, bool BACK_, int H_, int JT_, int MT_, int TEAM_, bool CLUSTER_, bool ONE_, int WARPS_>
+//   WARPS, SQUADS: warps that do a pass together, and how many such squads a block has: while one waits another has work
+//   ONE: whether a squad goes over its rows once in a step, so that the state of a cell stays in registers
+template <class E_, bool BACK_, int H_, int JT_, int MT_, int TEAM_, bool CLUSTER_, bool ONE_, int WARPS_, int SQUADS_>
 struct Cut {
   using E = E_;
   static constexpr bool BACK = BACK_, CLUSTER = CLUSTER_, ONE = ONE_;
   static constexpr int H = H_, JT = JT_, MT = MT_, TEAM = TEAM_, WARPS = WARPS_, THREADS = 32 * WARPS;
+  static constexpr int SQUADS = SQUADS_, ALL = WARPS * SQUADS;
   static constexpr int BLOCKS = TEAM * JT;  // of 8 units; those from H on are padding
   // Tiles of the summed axis. Forward these are units, 16 of them or 8 in TF32; backward the 8 units of a block and two
   // of their gates, or one in TF32.
@@ -211,21 +222,44 @@ struct Cut {
   static constexpr int COLUMNS = BACK ? JT : 4 * JT;         // tiles of 8 columns
   static constexpr int SHARE = (TILES + WARPS - 1) / WARPS;  // of a warp in the tiles
   static constexpr bool EVEN = TILES % WARPS == 0;
-  // Weights stay in registers where they are few enough; then as many tiles are on their way at once as find room.
+  // Weights stay in registers where they are few enough, and as many tiles are on their way at once as find room.
   static constexpr int WEIGHTS = 2 * SHARE * COLUMNS, SUMS = 4 * MT * COLUMNS;
-  static constexpr bool RESIDENT = WEIGHTS <= 100;
-  static constexpr int ROOM = (WARPS > 8 ? 128 : 250) - 84 - SUMS - (RESIDENT ? WEIGHTS : 16);
+  static constexpr int SUM_FLOATS = WARPS * MT * COLUMNS * 128;
+  // Of the tiles of a warp, those whose weights it holds: all, or what shared memory has no room for.
+  static constexpr int FIT = (SHARED - 16384 - 8 * SQUADS * SUM_FLOATS) / (WARPS * COLUMNS * 256);
+  static constexpr int HELD = WEIGHTS <= (ALL > 8 ? 40 : REGISTERS) ? SHARE : SHARE > FIT ? SHARE - FIT : 0;
+  static constexpr int LEFT = TILES > HELD * WARPS ? TILES - HELD * WARPS : 0;
+  static constexpr int ROOM =
+      (ALL > 12 ? 128 : ALL > 8 ? 168 : 250) - 84 - SUMS - 2 * HELD * COLUMNS - (LEFT ? 16 : 0);
   static constexpr bool WHOLE = 4 * MT * SHARE <= ROOM;
   static constexpr int AHEAD = WHOLE ? SHARE : ROOM / (8 * MT) > 0 ? ROOM / (8 * MT) : 1;
   static constexpr int LOTS = (SHARE + AHEAD - 1) / AHEAD;
   static constexpr int CELLS = MT * JT * 128, MINE = (CELLS + THREADS - 1) / THREADS;
-  static constexpr int SUM_FLOATS = WARPS * MT * COLUMNS * 128;
   static constexpr int SLOT = TILES * MT * 32;  // in units of 16 bytes
   __host__ __device__ static size_t shared(int passes) {
-    return (RESIDENT ? 0 : (size_t)TILES * COLUMNS * 256) + 2 * SUM_FLOATS * 4 +
+    return (size_t)256 * LEFT * COLUMNS + 8 * SQUADS * SUM_FLOATS +
            (ONE ? 0 : (size_t)12 * passes * CELLS) + (CLUSTER ? (size_t)32 * passes * SLOT : 0);
   }
 };
+
+// Which squad a thread is in, and its number there.
+template <class K>
+__device__ __forceinline__ int squad_of() {
+  return K::SQUADS == 1 ? 0 : threadIdx.x / K::THREADS;
+}
+template <class K>
+__device__ __forceinline__ int thread_of() {
+  return K::SQUADS == 1 ? threadIdx.x : threadIdx.x % K::THREADS;
+}
+
+// All threads of the squad are here.
+template <class K>
+__device__ __forceinline__ void squad_barrier() {
+  if (K::SQUADS == 1)
+    __syncthreads();
+  else
+    barrier_of(1 + squad_of<K>(), K::THREADS);
+}
 
 // The bits of a word that turn over.
 template <class K>
@@ -280,11 +314,11 @@ __device__ __forceinline__ void fetch(Ahead<K>& v, const uint4* x, int lot, int 
 // The weights of this thread: in registers, or where they are in shared memory.
 template <class K>
 struct Weights {
-  uint2 held[K::RESIDENT ? K::SHARE : 1][K::RESIDENT ? K::COLUMNS : 1];
+  uint2 held[K::HELD ? K::HELD : 1][K::COLUMNS];
   const uint2* shared;
   __device__ __forceinline__ uint2 at(int i, int k, int warp, int lane) const {
-    return K::RESIDENT ? held[K::RESIDENT ? i : 0][K::RESIDENT ? k : 0]
-                       : shared[((i * K::WARPS + warp) * K::COLUMNS + k) * 32 + lane];
+    return i < K::HELD ? held[i < K::HELD ? i : 0][k]
+                       : shared[(((i - K::HELD) * K::WARPS + warp) * K::COLUMNS + k) * 32 + lane];
   }
 };
 
@@ -420,22 +454,16 @@ __device__ uint2 weight_of(const void* w_h, int member, int tile, int k, int lan
 template <class K>
 __device__ __forceinline__ void fill(Weights<K>& weights, uint2* shared, const void* w_h, int member, int warp,
                                      int lane) {
-  if (K::RESIDENT) {
 #pragma unroll
-    for (int i = 0; i < K::SHARE; i++)
+  for (int i = 0; i < K::HELD; i++)
 #pragma unroll
-      for (int k = 0; k < K::COLUMNS; k++) {
-        weights.held[K::RESIDENT ? i : 0][K::RESIDENT ? k : 0] = make_uint2(0, 0);
-        if (has<K>(i, warp))
-          weights.held[K::RESIDENT ? i : 0][K::RESIDENT ? k : 0] =
-              weight_of<K>(w_h, member, i * K::WARPS + warp, k, lane);
-      }
-  } else {
-    weights.shared = shared;
+    for (int k = 0; k < K::COLUMNS; k++)
+      weights.held[i][k] =
+          has<K>(i, warp) ? weight_of<K>(w_h, member, i * K::WARPS + warp, k, lane) : make_uint2(0, 0);
+  weights.shared = shared;
 #pragma unroll 4
-    for (int n = warp; n < K::TILES * K::COLUMNS; n += K::WARPS)
-      shared[n * 32 + lane] = weight_of<K>(w_h, member, n / K::COLUMNS, n % K::COLUMNS, lane);
-  }
+  for (int n = threadIdx.x >> 5; n < K::LEFT * K::COLUMNS; n += K::ALL)
+    shared[n * 32 + lane] = weight_of<K>(w_h, member, K::HELD * K::WARPS + n / K::COLUMNS, n % K::COLUMNS, lane);
 }
 
 // A cell that a thread has: where it is among the sums, and whose.
@@ -445,7 +473,7 @@ struct Cell {
   int row, unit;         // of the first pass
   bool there;
   __device__ Cell(int i, int group, int passes, int member) {
-    const int q = threadIdx.x + i * K::THREADS;
+    const int q = thread_of<K>() + i * K::THREADS;
     there = K::CELLS % K::THREADS == 0 || q < K::CELLS;
     tile = q >> 7;
     j = tile % K::JT;
@@ -464,18 +492,18 @@ struct Exchange {
   uint4* base;
   int passes;
   Peer peers[K::CLUSTER ? K::TEAM : 1];
-  __device__ Exchange(const Args& p, char* shared, int group) : passes(K::ONE ? 1 : p.passes) {
+  __device__ Exchange(const Args& p, char* shared, int group) : passes(K::ONE ? K::SQUADS : p.passes) {
     base = K::CLUSTER ? reinterpret_cast<uint4*>(shared) : p.exchange + (size_t)group * 2 * passes * K::SLOT;
     if (K::CLUSTER) {
       // Every bit that turns over begins as that of the turn before the first.
-      for (int n = threadIdx.x; n < 2 * passes * K::SLOT; n += K::THREADS) base[n] = make_uint4(OPEN, OPEN, OPEN, OPEN);
+      for (int n = threadIdx.x; n < 2 * passes * K::SLOT; n += 32 * K::ALL) base[n] = make_uint4(OPEN, OPEN, OPEN, OPEN);
 #pragma unroll
       for (int rank = 0; rank < K::TEAM; rank++) peers[K::CLUSTER ? rank : 0] = of_peer(base, rank);
       cluster_barrier();
     }
   }
   __device__ __forceinline__ int place(int s, int n) const {
-    return K::ONE ? (s & 1) * K::SLOT : ((s & 1) * passes + n) * K::SLOT;
+    return ((s & 1) * (K::ONE ? K::SQUADS : passes) + n) * K::SLOT;
   }
   __device__ __forceinline__ const uint4* slot(int s, int n) const { return base + place(s, n); }
   // `word` counts words of 4 bytes within a slot.
@@ -501,13 +529,13 @@ struct State {
   float mine[K::MINE][3];
   float* shared;
   __device__ __forceinline__ float get(int n, int i, int k) const {
-    return K::ONE ? mine[i][k] : shared[(n * 3 + k) * K::CELLS + threadIdx.x + i * K::THREADS];
+    return K::ONE ? mine[i][k] : shared[(n * 3 + k) * K::CELLS + thread_of<K>() + i * K::THREADS];
   }
   __device__ __forceinline__ void set(int n, int i, int k, float x) {
     if (K::ONE)
       mine[i][k] = x;
     else
-      shared[(n * 3 + k) * K::CELLS + threadIdx.x + i * K::THREADS] = x;
+      shared[(n * 3 + k) * K::CELLS + thread_of<K>() + i * K::THREADS] = x;
   }
 };
 
@@ -520,22 +548,23 @@ __device__ __forceinline__ void store(void* to, size_t n, float value, bool narr
 }
 
 template <class K>
-__global__ void __launch_bounds__(K::THREADS, 1) forward(const Args p) {
+__global__ void __launch_bounds__(32 * K::ALL, 1) forward(const Args p) {
   using E = typename K::E;
   constexpr int H = K::H, MT = K::MT, MINE = K::MINE;
-  const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
+  const int squad = squad_of<K>(), warp = thread_of<K>() >> 5, lane = threadIdx.x & 31;
   const int group = blockIdx.x / K::TEAM, member = blockIdx.x % K::TEAM;
-  const int B = p.B, T = p.T, passes = K::ONE ? 1 : p.passes;
+  const int B = p.B, T = p.T, passes = K::ONE ? K::SQUADS : p.passes;
   char* memory = shared_memory();
   uint2* shared_weights = reinterpret_cast<uint2*>(memory);
-  float* sums = reinterpret_cast<float*>(memory + (K::RESIDENT ? 0 : K::TILES * K::COLUMNS * 256));
+  float* sums = reinterpret_cast<float*>(memory + 256 * K::LEFT * K::COLUMNS);
   State<K> state;  // c, h, and h as the product sees it: 0 before a sequence begins
-  state.shared = sums + 2 * K::SUM_FLOATS;
+  state.shared = sums + 2 * K::SQUADS * K::SUM_FLOATS;
   const Exchange<K> exchange(p, reinterpret_cast<char*>(state.shared + (K::ONE ? 0 : 3 * passes * K::CELLS)), group);
   Weights<K> weights;
   fill<K>(weights, shared_weights, p.w_h, member, warp, lane);
+  sums += 2 * squad * K::SUM_FLOATS;
 
-  for (int n = 0; n < passes; n++)
+  for (int n = squad; n < passes; n += K::SQUADS)
 #pragma unroll
     for (int i = 0; i < MINE; i++) {
       const Cell<K> cell(i, group, passes, member);
@@ -570,13 +599,13 @@ __global__ void __launch_bounds__(K::THREADS, 1) forward(const Args p) {
     }
   };
 
-  prefetch(0, 0);
+  prefetch(0, squad);
   Ahead<K> v;
   int side = 0;
   for (int s = 0; s < T; s++) {
     const int t = p.reverse ? T - 1 - s : s;
-    for (int n = 0; n < passes; n++) {
-      const bool last = K::ONE || n + 1 == passes, end = last && s + 1 == T;
+    for (int n = squad; n < passes; n += K::SQUADS) {
+      const bool last = K::ONE || n + K::SQUADS >= passes, end = last && s + 1 == T;
       float* sum = sums + side;
       side = K::SUM_FLOATS - side;
       float z[MINE][4];
@@ -588,12 +617,12 @@ __global__ void __launch_bounds__(K::THREADS, 1) forward(const Args p) {
         flags[i][0] = flags_ahead[i][0];
         flags[i][1] = flags_ahead[i][1];
       }
-      if (!end) prefetch(last ? s + 1 : s, last ? 0 : n + 1);
+      if (!end) prefetch(last ? s + 1 : s, last ? squad : n + K::SQUADS);
       if (s > 0) product<K>(sum, v, exchange.slot(s - 1, n), weights, turned<K>(s - 1), warp, lane);
       // What the next pass takes was written a pass ago or more.
       if (!K::ONE && !end && (s > 0 || last))
-        fetch<K>(v, exchange.slot(last ? s : s - 1, last ? 0 : n + 1), 0, warp, lane);
-      __syncthreads();
+        fetch<K>(v, exchange.slot(last ? s : s - 1, last ? squad : n + K::SQUADS), 0, warp, lane);
+      squad_barrier<K>();
 
       float y[MINE], gates[MINE][4], c_kept[MINE];
 #pragma unroll
@@ -650,7 +679,7 @@ __global__ void __launch_bounds__(K::THREADS, 1) forward(const Args p) {
         gates[i][3] = go;
         c_kept[i] = c;
       }
-      if (K::ONE && !end) fetch<K>(v, exchange.slot(s, 0), 0, warp, lane);
+      if (K::ONE && !end) fetch<K>(v, exchange.slot(s, squad), 0, warp, lane);
 #pragma unroll
       for (int i = 0; i < MINE; i++) {
         const Cell<K> cell(i, group, passes, member);
@@ -669,7 +698,7 @@ __global__ void __launch_bounds__(K::THREADS, 1) forward(const Args p) {
       }
     }
   }
-  for (int n = 0; n < passes; n++)
+  for (int n = squad; n < passes; n += K::SQUADS)
 #pragma unroll
     for (int i = 0; i < MINE; i++) {
       const Cell<K> cell(i, group, passes, member);
@@ -682,22 +711,23 @@ __global__ void __launch_bounds__(K::THREADS, 1) forward(const Args p) {
 }
 
 template <class K>
-__global__ void __launch_bounds__(K::THREADS, 1) backward(const Args p) {
+__global__ void __launch_bounds__(32 * K::ALL, 1) backward(const Args p) {
   using E = typename K::E;
   constexpr int H = K::H, MT = K::MT, MINE = K::MINE;
-  const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
+  const int squad = squad_of<K>(), warp = thread_of<K>() >> 5, lane = threadIdx.x & 31;
   const int group = blockIdx.x / K::TEAM, member = blockIdx.x % K::TEAM;
-  const int B = p.B, T = p.T, passes = K::ONE ? 1 : p.passes;
+  const int B = p.B, T = p.T, passes = K::ONE ? K::SQUADS : p.passes;
   char* memory = shared_memory();
   uint2* shared_weights = reinterpret_cast<uint2*>(memory);
-  float* sums = reinterpret_cast<float*>(memory + (K::RESIDENT ? 0 : K::TILES * K::COLUMNS * 256));
+  float* sums = reinterpret_cast<float*>(memory + 256 * K::LEFT * K::COLUMNS);
   State<K> state;  // dc, what of dh goes past a step that does not count, and what of dc has reached c0
-  state.shared = sums + 2 * K::SUM_FLOATS;
+  state.shared = sums + 2 * K::SQUADS * K::SUM_FLOATS;
   const Exchange<K> exchange(p, reinterpret_cast<char*>(state.shared + (K::ONE ? 0 : 3 * passes * K::CELLS)), group);
   Weights<K> weights;
   fill<K>(weights, shared_weights, p.w_h, member, warp, lane);
+  sums += 2 * squad * K::SUM_FLOATS;
 
-  for (int n = 0; n < passes; n++)
+  for (int n = squad; n < passes; n += K::SQUADS)
 #pragma unroll
     for (int i = 0; i < MINE; i++) {
       const Cell<K> cell(i, group, passes, member);
@@ -735,13 +765,13 @@ __global__ void __launch_bounds__(K::THREADS, 1) backward(const Args p) {
     }
   };
 
-  prefetch(0, 0);
+  prefetch(0, squad);
   Ahead<K> v;
   int side = 0;
   for (int s = 0; s < T; s++) {
     const int t = p.reverse ? s : T - 1 - s;
-    for (int n = 0; n < passes; n++) {
-      const bool last = K::ONE || n + 1 == passes, end = last && s + 1 == T;
+    for (int n = squad; n < passes; n += K::SQUADS) {
+      const bool last = K::ONE || n + K::SQUADS >= passes, end = last && s + 1 == T;
       float* sum = sums + side;
       side = K::SUM_FLOATS - side;
       // All that does not wait for dh.
@@ -760,12 +790,12 @@ __global__ void __launch_bounds__(K::THREADS, 1) backward(const Args p) {
         dy[i] = ahead[i][6];
         flags[i] = flags_ahead[i];
       }
-      if (!end) prefetch(last ? s + 1 : s, last ? 0 : n + 1);
+      if (!end) prefetch(last ? s + 1 : s, last ? squad : n + K::SQUADS);
       if (s > 0) product<K>(sum, v, exchange.slot(s - 1, n), weights, turned<K>(s - 1), warp, lane);
       // What the next pass takes was written a pass ago or more.
       if (!K::ONE && !end && (s > 0 || last))
-        fetch<K>(v, exchange.slot(last ? s : s - 1, last ? 0 : n + 1), 0, warp, lane);
-      __syncthreads();
+        fetch<K>(v, exchange.slot(last ? s : s - 1, last ? squad : n + K::SQUADS), 0, warp, lane);
+      squad_barrier<K>();
 
       float dz[MINE][4];
 #pragma unroll
@@ -815,7 +845,7 @@ __global__ void __launch_bounds__(K::THREADS, 1) backward(const Args p) {
           }
         }
       }
-      if (K::ONE && !end) fetch<K>(v, exchange.slot(s, 0), 0, warp, lane);
+      if (K::ONE && !end) fetch<K>(v, exchange.slot(s, squad), 0, warp, lane);
 #pragma unroll
       for (int i = 0; i < MINE; i++) {
         const Cell<K> cell(i, group, passes, member);
@@ -827,7 +857,7 @@ __global__ void __launch_bounds__(K::THREADS, 1) backward(const Args p) {
       }
     }
   }
-  for (int n = 0; n < passes; n++)
+  for (int n = squad; n < passes; n += K::SQUADS)
 #pragma unroll
     for (int i = 0; i < MINE; i++) {
       const Cell<K> cell(i, group, passes, member);
@@ -843,7 +873,7 @@ __global__ void __launch_bounds__(K::THREADS, 1) backward(const Args p) {
 
 struct Asked {
   ffi::DataType dtype;
-  int H, units, rows, team, cluster, warps, groups;
+  int H, units, rows, team, cluster, warps, squads, groups;
   size_t exchange_bytes;
 };
 
@@ -857,7 +887,7 @@ ffi::Error launch(const Args& p, const Asked& asked, Stream stream) {
   else
     kernel = forward<K>;
   // Every bit that turns over begins as that of the turn before the first.
-  const char* wrong = start(kernel, asked.groups * K::TEAM, K::THREADS, K::shared(p.passes), p,
+  const char* wrong = start(kernel, asked.groups * K::TEAM, 32 * K::ALL, K::shared(p.passes), p,
                             K::CLUSTER ? K::TEAM : 0, p.exchange, needed, OPEN & 0xFF, stream);
   return wrong ? ffi::Error(ffi::ErrorCode::kInternal, std::string("the LSTM kernel did not start: ") + wrong)
                : ffi::Error::Success();
@@ -866,11 +896,11 @@ ffi::Error launch(const Args& p, const Asked& asked, Stream stream) {
 // Which kernels this library has, a line of LSTMJAX_KERNEL(...) each, is written for the compiler.
 template <bool BACK>
 ffi::Error choose(const Args& p, const Asked& asked, Stream stream) {
-#define LSTMJAX_KERNEL(BACKWARD, TYPE, E, H_, JT, MT, TEAM, CLUSTER, ONE, WARPS)                        \
-  if (BACK == BACKWARD && asked.dtype == ffi::DataType::TYPE && asked.H == H_ && asked.units == JT &&   \
-      asked.rows == MT && asked.team == TEAM && !asked.cluster == !CLUSTER && (p.passes == 1) == ONE && \
-      asked.warps == WARPS)                                                                             \
-    return launch<Cut<E, BACKWARD, H_, JT, MT, TEAM, CLUSTER, ONE, WARPS>>(p, asked, stream);
+#define LSTMJAX_KERNEL(BACKWARD, TYPE, E, H_, JT, MT, TEAM, CLUSTER, ONE, WARPS, SQUADS)                     \
+  if (BACK == BACKWARD && asked.dtype == ffi::DataType::TYPE && asked.H == H_ && asked.units == JT &&        \
+      asked.rows == MT && asked.team == TEAM && !asked.cluster == !CLUSTER && (p.passes == SQUADS) == ONE && \
+      asked.warps == WARPS && asked.squads == SQUADS)                                                        \
+    return launch<Cut<E, BACKWARD, H_, JT, MT, TEAM, CLUSTER, ONE, WARPS, SQUADS>>(p, asked, stream);
 #include "kernels.inc"
   return ffi::Error(ffi::ErrorCode::kInvalidArgument, "this library has no such kernel");
 }
@@ -899,8 +929,8 @@ static ffi::Error forward_call(Stream stream, ffi::AnyBuffer xw, ffi::AnyBuffer 
                                ffi::Result<ffi::AnyBuffer> hs, ffi::Result<ffi::AnyBuffer> h,
                                ffi::Result<ffi::AnyBuffer> c, ffi::Result<ffi::AnyBuffer> a,
                                ffi::Result<ffi::AnyBuffer> cs, ffi::Result<ffi::AnyBuffer> exchange, int32_t units,
-                               int32_t rows, int32_t team, int32_t cluster, int32_t warps, int32_t groups,
-                               int32_t passes, int32_t reverse, int32_t hold) {
+                               int32_t rows, int32_t team, int32_t cluster, int32_t warps, int32_t squads,
+                               int32_t groups, int32_t passes, int32_t reverse, int32_t hold) {
   Args p = args_of(xw, passes, reverse);
   p.hold = hold;
   p.narrow = hs->element_type() != ffi::DataType::F32;
@@ -916,8 +946,8 @@ static ffi::Error forward_call(Stream stream, ffi::AnyBuffer xw, ffi::AnyBuffer 
   p.a = data<float>(a);
   p.cs = data<float>(cs);
   p.exchange = data<uint4>(exchange);
-  const Asked asked{w_h.element_type(),    (int)w_h.dimensions()[0], units, rows, team, cluster, warps, groups,
-                    exchange->size_bytes()};
+  const Asked asked{w_h.element_type(),    (int)w_h.dimensions()[0], units, rows, team, cluster, warps, squads,
+                    groups, exchange->size_bytes()};
   return choose<false>(p, asked, stream);
 }
 
@@ -925,8 +955,8 @@ static ffi::Error backward_call(Stream stream, ffi::AnyBuffer dhs, ffi::AnyBuffe
                                 ffi::AnyBuffer w_h, ffi::AnyBuffer c0, ffi::AnyBuffer a, ffi::AnyBuffer cs,
                                 ffi::AnyBuffer flags, ffi::Result<ffi::AnyBuffer> dz, ffi::Result<ffi::AnyBuffer> dh,
                                 ffi::Result<ffi::AnyBuffer> dc, ffi::Result<ffi::AnyBuffer> exchange, int32_t units,
-                                int32_t rows, int32_t team, int32_t cluster, int32_t warps, int32_t groups,
-                                int32_t passes, int32_t reverse) {
+                                int32_t rows, int32_t team, int32_t cluster, int32_t warps, int32_t squads,
+                                int32_t groups, int32_t passes, int32_t reverse) {
   Args p = args_of(dhs, passes, reverse);
   p.dhs = data<float>(dhs);
   p.dh_in = data<float>(dh_in);
@@ -940,8 +970,8 @@ static ffi::Error backward_call(Stream stream, ffi::AnyBuffer dhs, ffi::AnyBuffe
   p.dh = data<float>(dh);
   p.dc = data<float>(dc);
   p.exchange = data<uint4>(exchange);
-  const Asked asked{w_h.element_type(),    (int)w_h.dimensions()[0], units, rows, team, cluster, warps, groups,
-                    exchange->size_bytes()};
+  const Asked asked{w_h.element_type(),    (int)w_h.dimensions()[0], units, rows, team, cluster, warps, squads,
+                    groups, exchange->size_bytes()};
   return choose<true>(p, asked, stream);
 }
 
@@ -965,6 +995,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(lstmjax_forward, forward_call,
                                   .Attr<int32_t>("team")
                                   .Attr<int32_t>("cluster")
                                   .Attr<int32_t>("warps")
+                                  .Attr<int32_t>("squads")
                                   .Attr<int32_t>("groups")
                                   .Attr<int32_t>("passes")
                                   .Attr<int32_t>("reverse")
@@ -990,6 +1021,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(lstmjax_backward, backward_call,
                                   .Attr<int32_t>("team")
                                   .Attr<int32_t>("cluster")
                                   .Attr<int32_t>("warps")
+                                  .Attr<int32_t>("squads")
                                   .Attr<int32_t>("groups")
                                   .Attr<int32_t>("passes")
                                   .Attr<int32_t>("reverse"));

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from lstmjax import checks
+from lstmjax import checks, devices
 from lstmjax.train.step import init_state, make_step
 
 Array = jax.Array
@@ -67,7 +67,11 @@ def find_learning_rate(
         raise ValueError(f"high should be above low, got low {low} and high {high}")
     if checks.size("steps", steps) < 10:
         raise ValueError(f"steps should be at least 10, got {steps}")
-    step = jax.jit(lambda state, batch, rate: make_step(loss, optimizer(rate))(state, batch), donate_argnums=0)
+    step = jax.jit(
+        lambda state, batch, rate: make_step(loss, optimizer(rate))(state, batch),
+        donate_argnums=0,
+        compiler_options=devices.compiler_options(),
+    )
     state = init_state(jax.tree.map(jnp.copy, params), optimizer(jnp.float32(low)), jnp.copy(key))
     rates = low * (high / low) ** (np.arange(steps) / (steps - 1))
     smoothed: list[float] = []

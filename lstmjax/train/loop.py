@@ -125,7 +125,7 @@ def fit(
         carry=jax.tree.map(jnp.copy, carry),
     )
     state = state._replace(best=Best(jax.tree.map(jnp.copy, params), jnp.zeros((), jnp.int32)))
-    options: dict[str, Any] = {"donate_argnums": 0}
+    options: dict[str, Any] = {"donate_argnums": 0, "compiler_options": devices.compiler_options()}
     place = as_it_is if jax.default_backend() == "cpu" else jax.device_put
     if mesh is not None:
         where = _shardings(state, optimizer, mesh, specs)

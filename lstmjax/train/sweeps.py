@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from lstmjax import checks
+from lstmjax import checks, devices
 from lstmjax.train.feed import ahead, as_it_is
 from lstmjax.train.reports import Reports
 from lstmjax.train.snapshots import Snapshots
@@ -140,7 +140,8 @@ def sweep(
         together = jax.shard_map(together, mesh=mesh, in_specs=(lead, lead, whole), out_specs=lead)
         place = partial(_to_all, sharding=NamedSharding(mesh, whole))
         columns = jax.device_put(columns, NamedSharding(mesh, lead))
-    step_all, keep, turn = jax.jit(together, donate_argnums=1), jax.jit(_keep), jax.jit(next_epoch, donate_argnums=0)
+    step_all = jax.jit(together, donate_argnums=1, compiler_options=devices.compiler_options())
+    keep, turn = jax.jit(_keep), jax.jit(next_epoch, donate_argnums=0)
     states, best, best_epoch = jax.jit(every)(columns)
     history: list[dict[str, list]] = []
     known = {"settings": {name: list(values) for name, values in settings.items()}}
