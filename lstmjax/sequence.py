@@ -66,7 +66,7 @@ def run(
       regularisers: what is dropped or held back in training (see `Regularisers`).
       key: PRNG key that they are drawn from; the same key, the same draws. None is deterministic.
       training: whether they are at work; None: if there is a key. True without a key is refused if a rate is above 0.
-      backend: None chooses (see `choose`); "scan", "fused", "persistent", "associative" or "cudnn" insists.
+      backend: None chooses (see `choose`); "scan", "fused", "persistent" or "associative" insists.
       compute_dtype: dtype of the matrix products, e.g. "bfloat16"; sums and the state stay float32 or wider. None is
         the wider of `xs` and the weights.
       precision: of the matrix products, as in `jax.lax.dot`; None leaves it to the device: full float32 on a CPU,

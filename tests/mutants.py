@@ -1063,7 +1063,14 @@ FUSED = [
         (
             "persistent-unproven",
             "what has not been run on a card is taken without being asked for",
-            "if not insist and dtype not in PROVEN:",
+            "if not insist and jnp.dtype(dtype).name not in PROVEN:",
+            "if False:",
+            "test_kernel.py::test_what_was_not_tried_on_a_card_is_there_by_name_only",
+        ),
+        (
+            "persistent-few-steps",
+            "a kernel is built for a step or two",
+            "if not insist and xs.shape[0] < STEPS:",
             "if False:",
             "test_kernel.py::test_it_is_taken_where_it_can",
         ),

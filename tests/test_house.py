@@ -66,7 +66,7 @@ ROWS = {
     "baselines": 7,
     "regularise": 7,
     "softmax": 7,
-    # the ways to compute a layer over time: scan says what is right, fused, associative and cudnn fall back on it where
+    # the ways to compute a layer over time: scan says what is right, fused and associative fall back on it where
     # they have nothing of their own, chunked is the arithmetic of fused and kernel that of persistent, on a GPU by what
     # nvcc builds; dispatch chooses
     "backends/nvcc": 7,
@@ -75,7 +75,6 @@ ROWS = {
     "backends/kernel": 8,
     "backends/fused": 9,
     "backends/associative": 9,
-    "backends/cudnn": 9,
     "backends/persistent": 10,
     "backends/dispatch": 11,
     # the arguments of a run, checked; a layer, a pair, a stack over time

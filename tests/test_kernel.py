@@ -69,6 +69,8 @@ def built(tmp_path_factory, lines, suffix="", *arguments):
 @pytest.fixture
 def emulated(library, monkeypatch):
     monkeypatch.setattr(nvcc, "suffix", lambda kernel: "")
+    with jax.default_device(jax.devices("cpu")[0]):
+        yield
 
 
 def problem(T, B, D, H, dtype, rest=(), reverse=False, stored=None, seed=0):
@@ -149,7 +151,8 @@ def test_weights_that_are_too_many_for_registers_and_for_shared_memory(tmp_path_
     built(tmp_path_factory, lines, "_few", *few)
     monkeypatch.setattr(nvcc, "suffix", lambda kernel: "_few")
     monkeypatch.setattr(kernel, "plan", lambda B, H, dtype, back: plans[back])
-    compare(*problem(4, 20, 3, hidden, "float16"))
+    with jax.default_device(jax.devices("cpu")[0]):
+        compare(*problem(4, 20, 3, hidden, "float16"))
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES)
@@ -169,8 +172,7 @@ def test_a_nan_stays_in_its_sequence(emulated, dtype):
 
 @pytest.fixture
 def pretended(monkeypatch):
-    """As if there were a GPU, all could be built, and float32 had been tried on a card."""
-    monkeypatch.setattr(persistent, "PROVEN", (jnp.float32,))
+    """As if there were a GPU, and all could be built."""
     monkeypatch.setattr(nvcc, "missing", lambda: None)
     monkeypatch.setattr(nvcc, "failure", lambda kernel: None)
     monkeypatch.setattr(nvcc, "suffix", lambda kernel: "")
@@ -192,9 +194,10 @@ def test_what_was_not_tried_on_a_card_is_there_by_name_only(pretended, monkeypat
 def test_it_is_taken_where_it_can(pretended):
     assert lstmjax.choose(lstm(24), XS) == "persistent"
     assert lstmjax.choose(lstm(24), XS, backend="fused") == "fused"
-    half = dict(compute_dtype="bfloat16")
-    assert lstmjax.choose(lstm(24), XS, **half) == "fused"
-    assert lstmjax.choose(lstm(24), XS, **half, backend="persistent") == "persistent"
+    assert lstmjax.choose(lstm(24), XS, compute_dtype="bfloat16") == "persistent"
+    few = jax.ShapeDtypeStruct((persistent.STEPS - 1, *XS.shape[1:]), XS.dtype)
+    assert lstmjax.choose(lstm(24), few) == "fused"
+    assert lstmjax.choose(lstm(24), few, backend="persistent") == "persistent"
 
 
 @pytest.mark.parametrize(
@@ -284,45 +287,6 @@ def test_what_a_compiler_says_is_handed_on(tmp_path):
     assert "could not be loaded" in nvcc.load(tmp_path / "out.so", "cpu")
 
 
-# --- cuDNN -----------------------------------------------------------------------------------------------------------
-
-
-def test_reasons_of_cudnn(monkeypatch):
-    assert "JAX runs on" in lstmjax.reasons(lstm(24), XS)["cudnn"] or jax.default_backend() == "gpu"
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    p = problems.problem("lstm")
-
-    def reason(params=p.params, xs=p.xs, **options):
-        return lstmjax.reasons(params, xs, **options)["cudnn"]
-
-    assert reason() is None
-    assert reason(lengths=p.lengths) is None
-    assert "no reset" in reason(reset=p.reset)
-    assert "no mask" in reason(mask=p.reset)
-    assert "no reverse beside lengths" in reason(lengths=p.lengths, reverse=True)
-    assert "float32 only" in reason(compute_dtype="bfloat16")
-    assert "float32 only" in reason(xs=p.xs.astype("float16"))
-    assert "cannot be chosen" in reason(chunk=3)
-    assert "cannot be chosen" in reason(residuals="outputs")
-    assert "plain LSTM" in reason(problems.problem("lstm-everything").params)
-    assert "GRUParams" in reason(problems.problem("gru").params)
-
-
-def test_cudnn_is_there_by_name_only(monkeypatch):
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert lstmjax.choose(lstm(24), XS) != "cudnn"
-    assert lstmjax.choose(lstm(24), XS, backend="cudnn") == "cudnn"
-
-
-def test_cudnn_says_that_it_cannot_be_mapped(monkeypatch):
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    p = problems.problem("lstm")
-    many = jax.tree.map(lambda w: np.stack([w, w]), p.params)
-    for axes, params in (((None, 1), p.params), ((0, None), many)):
-        with pytest.raises(ValueError, match='"cudnn" cannot be mapped by vmap'):
-            jax.vmap(lambda params, xs: lstmjax.run(params, xs, backend="cudnn")[1], axes)(params, p.xs)
-
-
 # --- on the card -----------------------------------------------------------------------------------------------------
 
 on_a_gpu = pytest.mark.skipif(jax.default_backend() != "gpu", reason="needs an NVIDIA GPU")
@@ -392,33 +356,3 @@ def test_the_same_bits_every_time():
     for other in others:
         for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(other), strict=True):
             np.testing.assert_array_equal(a, b)
-
-
-@on_a_gpu
-@pytest.mark.parametrize("batch", [(), (1,), (2, 3)], ids=str)
-@pytest.mark.parametrize(("reverse", "ragged"), [(False, False), (True, False), (False, True)])
-def test_cudnn_equals_scan(reverse, ragged, batch):
-    """Lengths from 0 to all of T, and an initial state that gets a gradient."""
-    p = problems.problem("lstm", 7, batch)
-    lengths = np.resize(np.array([7, 0, 3, 1], np.int32), batch) if ragged else None
-    data = dict(lengths=lengths, reset=None, reverse=reverse, precision="highest")
-    alike(values(*p[:3], **data, backend="cudnn"), values(*p[:3], **data, backend="scan"), 2e-5)
-
-
-@on_a_gpu
-def test_cudnn_takes_tf32_where_it_may():
-    p = problems.problem("lstm", 12, (8,), 64, 64)
-    p = p._replace(params=jax.tree.map(lambda w: w / 8, p.params))
-    data = dict(lengths=None, reset=None, reverse=False)
-    right = values(*p[:3], **data, backend="scan", precision="highest")
-    alike(values(*p[:3], **data, backend="cudnn"), right, 4e-3)
-    with jax.default_matmul_precision("highest"):
-        alike(values(*p[:3], **data, backend="cudnn"), right, 2e-5)
-
-
-@on_a_gpu
-def test_cudnn_in_a_jit_says_that_it_cannot_be_mapped():
-    p = problems.problem("lstm")
-    run = jax.jit(lambda xs: lstmjax.run(p.params, xs, backend="cudnn")[1])
-    with pytest.raises(ValueError, match='"cudnn" cannot be mapped by vmap'):
-        jax.vmap(run, 1)(p.xs)

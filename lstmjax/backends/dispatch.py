@@ -3,17 +3,11 @@
 from typing import Any
 
 from lstmjax import checks
-from lstmjax.backends import associative, cudnn, fused, persistent, scan
+from lstmjax.backends import associative, fused, persistent, scan
 
-BACKENDS = {
-    "scan": scan,
-    "fused": fused,
-    "persistent": persistent,
-    "associative": associative,
-    "cudnn": cudnn,
-}
+BACKENDS = {"scan": scan, "fused": fused, "persistent": persistent, "associative": associative}
 
-# What backend=None tries, in this order; scan does everything, so the ladder always ends. cuDNN is there by name only.
+# What backend=None tries, in this order; scan does everything, so the ladder always ends.
 LADDER = ("persistent", "fused", "associative", "scan")
 
 

@@ -44,7 +44,7 @@ class Plan(NamedTuple):
 KINDS = [
     *[(units, rows, False, 8, 1) for units in (1, 2) for rows in (1, 2)],
     (2, 1, False, 4, 1),  # where the weights leave no room for the sums of eight
-    *[(units, rows, False, 4, 2) for units in (1, 2) for rows in (1, 2)],
+    *[(2, 1, False, 4, 2), (2, 1, False, 4, 3), (1, 1, False, 4, 3)],
     *[(1, 1, True, warps, 1) for warps in (4, 8)],
 ]
 
@@ -106,7 +106,7 @@ def cut(B, H, dtype, back, units, rows, cluster, warps, squads):
     )
     if shared > SHARED:
         return None
-    # Fitted to 400 times on an H200, and off by a sixth; what it chooses takes 1 % more than the best of a shape. A
+    # Fitted to 800 times on an H200, and off by a sixth; what it chooses takes 2 % more than the best of a shape. A
     # pass is its products, what comes in by the L2 cache, and what is too much for the registers; a step is one way
     # there and back more, which other passes hide.
     products, incoming = tiles * rows * columns, tiles * rows
@@ -117,11 +117,26 @@ def cut(B, H, dtype, back, units, rows, cluster, warps, squads):
     if cluster:
         # Shorter through shared memory, but for the four words of a cell in TF32; forward, fewer warps add up sooner.
         way = 0.9 if back and wide else 0.4 + 0.1 * ((warps == 8) != back)
+    elif squads > 1:
+        one *= _shared_pass(units, back, passes, H, squads)
     elif warps == 4:
         one *= 1.3
+    elif units == rows == 2:
+        one *= 1.35 if back and H > 768 else 1.08
     time = max(way + one, passes * one)
     exchange = 0 if cluster else 2 * groups * passes * slot
     return Plan(units, rows, team, cluster, warps, squads, groups, passes, exchange), time
+
+
+def _shared_pass(units, back, passes, H, squads):
+    """What a pass takes where squads share a block, as a multiple of one by eight warps that have the block alone.
+
+    More passes leave fewer squads without work; backward, four warps have little room for the weights of 16 units.
+    """
+    if squads == 3:
+        worth = passes >= (12 if units == 1 else 8) and (back or units == 1)
+        return 1.3 if not worth else 0.85 if back else 0.72
+    return 0.84 if not back else 0.9 if H <= 512 else 1.2
 
 
 def source(how: Plan, H: int, dtype, *, back: bool) -> str:
