@@ -183,7 +183,7 @@ def forward(w_x, w_h, b, xs, h0, c0, *rest, config, keep):
 
 def steps_forward(how, xw, zh0, w_h, h0, c0, flags, *, config, keep):
     """The kernel alone: hs, h, c, and if `keep` the tanh of the gates and the cells of all steps."""
-    T, B, H = *xw.shape[:2], len(w_h)
+    (T, B, _), H = xw.shape, len(w_h)
     steps = (T, B) if keep else (0, 0)
     results = [
         jax.ShapeDtypeStruct((T, B, H), config.stored),
