@@ -265,7 +265,7 @@ def predict(model: Model, texts: Sequence[str]) -> np.ndarray:
     """
     if isinstance(texts, str):
         raise TypeError("texts should be a sequence of strings, got one str: put it in a list")
-    params = jax.tree.map(lambda a: a[None], model.params)
+    params = members.Alone(model.params)
     return _probabilities(params, [model.reader.read(t) for t in texts], model.recipe, len(model.labels))[0]
 
 
@@ -371,7 +371,7 @@ def _probabilities(params, sequences, recipe, classes):
         how = dict(options=recipes.options(recipe), several=recipe.several)
         return _predict(params, *members.padded(sequences, bucket, size), **how)
 
-    return members.in_batches([len(s) for s in sequences], of, (len(params.embedding), classes))
+    return members.in_batches([len(s) for s in sequences], of, (members.count(params), classes))
 
 
 @partial(jax.jit, static_argnames=("options", "several"))

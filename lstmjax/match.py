@@ -114,7 +114,7 @@ def predict(model: Model, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
         if isinstance(pair, str) or len(pair) != 2 or not all(isinstance(words, str) for words in pair):
             raise TypeError(f"pairs should hold two strings each, got {pair!r}"[:200])
     found = _outputs(
-        jax.tree.map(lambda a: a[None], model.params),
+        members.Alone(model.params),
         [ids_of(model, *pair) for pair in pairs],
         model.recipe,
         model.span,
@@ -361,20 +361,21 @@ def _texts(pairs, bucket, size):
 
 def outputs_of(model: Model, first: matcher.Text, second: matcher.Text) -> np.ndarray:
     """The probabilities [B, K] or the scores [B] of a batch of pairs."""
-    params = jax.tree.map(lambda a: a[None], model.params)
+    params = members.Alone(model.params)
     found = np.asarray(_predict(params, first, second, options=recipes.options(model.recipe)))[0]
     return _scores(found, model.span) if model.recipe.target == "score" else found
 
 
 def _outputs(params, pairs, recipe, span):
     """Probabilities [k, N, K] of k models, or for "manhattan" similarities [k, N, 1]."""
-    classes = jax.tree.leaves(params.head)[0].shape[-1] if params.head is not None else 1
+    head = (params.params if isinstance(params, members.Alone) else params).head
+    classes = jax.tree.leaves(head)[0].shape[-1] if head is not None else 1
     lengths = [max(map(len, pair)) for pair in pairs]
 
     def of(bucket, size):
         return _predict(params, *_texts(pairs, bucket, size), options=recipes.options(recipe))
 
-    return members.in_batches(lengths, of, (len(params.embedding), classes))
+    return members.in_batches(lengths, of, (members.count(params), classes))
 
 
 @partial(jax.jit, static_argnames="options")

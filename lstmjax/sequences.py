@@ -135,7 +135,7 @@ def predict(model: Model, xs: Sequence[np.ndarray]) -> list[np.ndarray]:
       TypeError, ValueError: a sequence of another kind than those that the model learnt from.
     """
     _check_xs(xs, model.kind, "xs")
-    return [found[0] for found in _answers(_alone(model), xs, model)]
+    return [found[0] for found in _answers(members.Alone(model.params), xs, model)]
 
 
 def evaluate(model: Model, records: Sequence[Record]) -> dict[str, Any]:
@@ -147,7 +147,7 @@ def evaluate(model: Model, records: Sequence[Record]) -> dict[str, Any]:
       TypeError, ValueError: no records, or records of another kind.
     """
     _check(records, model.kind, "the data")
-    answers = _answers(_alone(model), [x for x, _ in records], model)
+    answers = _answers(members.Alone(model.params), [x for x, _ in records], model)
     found = _measured(model.kind, answers, [target for _, target in records])
     return {"records": len(records)} | {name: float(value[0]) for name, value in found.items()}
 
@@ -417,11 +417,6 @@ def _fingerprint(*parts):
             for array in map(np.asarray, (x, target)):
                 digest.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
     return digest.hexdigest()[:16]
-
-
-def _alone(model):
-    """The params as those of one model of several."""
-    return jax.tree.map(lambda a: a[None], model.params)
 
 
 def _answers(params, xs, model):

@@ -172,7 +172,7 @@ def predict(
         if not -1 <= predicate < max(1, len(words)):
             raise ValueError(f"predicates should be words of their sequences, or -1, got {predicate} of {len(words)}")
     sequences_of_ids = [model.reader.encode(words) for words in sequences]
-    params = jax.tree.map(lambda a: a[None], model.params)
+    params = members.Alone(model.params)
     found = _decode(params, sequences_of_ids, np.array(predicates, np.int32), model.recipe, model.tags)[0]
     return [tuple(model.tags[k] for k in row) for row in found]
 
@@ -327,14 +327,13 @@ def _task(training, dev, recipe):
 
 def _decode(params, sequences, predicates, recipe, tags):
     """Of k models, whose leaves have a leading axis: the tags int [T_n] of each of N sequences, k lists of them."""
-    k, lengths = len(params.embedding), [len(s) for s in sequences]
-    found: list[list] = [[np.zeros(0, np.int32)] * len(sequences) for _ in range(k)]
+    models, lengths = members.apart(params), [len(s) for s in sequences]
+    found: list[list] = [[np.zeros(0, np.int32)] * len(sequences) for _ in models]
     options = _options(recipe)
     for bucket, size in members.buckets_of(lengths):
         ids, there = members.padded(sequences, bucket, size)
         marked = members.filled(predicates, bucket, size) if recipe.reach else None
-        for row in range(k):
-            one = jax.tree.map(lambda a, row=row: a[row], params)
+        for row, one in enumerate(models):
             best = np.asarray(_best(one, ids, there, marked, options=options, tags=tags))
             for n, path, length in zip(bucket.rows, best, there, strict=False):
                 found[row][n] = path[:length]
