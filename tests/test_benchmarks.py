@@ -6,11 +6,15 @@ Slow, since each compiles what it times; what is timed is of no account here.
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
+
+from lstmjax.backends import nvcc
 
 ROOT = Path(__file__).parents[1]
 DATA = os.environ.get("LSTMJAX_DATA") or ROOT.parent / "shared" / "data"
@@ -33,7 +37,8 @@ RUNS = {
 
 
 def test_none_is_forgotten():
-    rest = {"bench_applications"}  # which trains: its parts are those of test_tasks, and its answers are timed below
+    # One trains: its parts are those of test_tasks, and its answers are timed below; one needs a GPU, or what is below.
+    rest = {"bench_applications", "bench_kernel"}
     assert {path.stem for path in (ROOT / "benchmarks").glob("*_*.py")} == RUNS.keys() | rest
 
 
@@ -53,6 +58,50 @@ def test_it_runs_and_writes_its_figures(name, tmp_path):
 @pytest.mark.slow
 def test_answers_are_timed():
     assert "times as fast" in run("bench_applications", ["--latency"], (SETS,))
+
+
+def test_the_kernel_asks_for_a_gpu():
+    if jax.default_backend() == "gpu":
+        pytest.skip("there is one")
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "bench_kernel.py")], capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert "there is no kernel: it needs an NVIDIA GPU, and JAX runs on cpu" in " ".join(done.stderr.split())
+
+
+@pytest.mark.slow
+def test_every_cut_of_the_kernel_is_compared_and_timed(tmp_path, monkeypatch, capsys):
+    """On a CPU, by the kernel's own source: the comparisons are real, and the times mean nothing."""
+    load = nvcc.load
+    flags = [
+        "-std=c++17",
+        "-O1",
+        "-shared",
+        "-fPIC",
+        "-w",
+        "-DLSTMJAX_EMULATED",
+        "-I",
+        str(ROOT / "tests"),
+        "-x",
+        "c++",
+    ]
+    monkeypatch.setattr(nvcc, "missing", lambda: None)
+    monkeypatch.setattr(nvcc, "compiler", lambda: shutil.which("g++") or pytest.skip("no g++"))
+    monkeypatch.setattr(nvcc, "command", lambda compiler: [compiler, *flags])
+    monkeypatch.setattr(nvcc, "load", lambda path, platform, suffix: load(path, "cpu", suffix))
+    monkeypatch.setattr(nvcc, "suffix", nvcc.suffix)  # the benchmark puts its own there
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    bench_kernel = importlib.import_module("bench_kernel")
+    monkeypatch.setattr(bench_kernel, "OTHERS", [])
+    written = tmp_path / "cuts.json"
+    arguments = ["--shape", "24,40", "--dtype", "float16", "--steps", "3", "--rounds", "1", "--json", str(written)]
+    monkeypatch.setattr(sys, "argv", ["bench_kernel.py", *arguments])
+    assert bench_kernel.main() == 0
+    found = json.loads(written.read_text())
+    assert [row["direction"] for row in found["kernels"]] == ["forward", "backward"]
+    assert all(len(row["us_per_step"]) > 4 for row in found["kernels"])
+    assert capsys.readouterr().out.count("of the best") == 2
 
 
 def run(name, arguments, needs):

@@ -2,6 +2,7 @@
 
 import json
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -251,6 +252,21 @@ def test_batches_are_padded_little_and_of_few_shapes(n):
     assert [length for _, length in asked].count(384) == 1
     if n == 1000:
         assert sum(size * length for size, length in asked) < 1.3 * sum(lengths) + 64 * 384
+
+
+def test_a_model_alone_answers_as_it_does_among_several(several):
+    """The axis of models that `Alone` stands for, against one that is there."""
+    model, training, _ = several
+    other = jax.tree.map(lambda a: -a, model.params)
+    both = jax.tree.map(lambda a, b: np.stack([a, b]), model.params, other)
+    texts = [model.reader.read(words) for words, _ in training[:5]]
+    found = classify._probabilities(both, texts, model.recipe, len(model.labels))
+    assert (members.count(both), members.count(members.Alone(both))) == (2, 1)
+    for k, params in enumerate((model.params, other)):
+        alone = classify._probabilities(members.Alone(params), texts, model.recipe, len(model.labels))
+        np.testing.assert_allclose(alone[0], found[k], rtol=1e-6, atol=1e-6)
+        (apart,) = members.apart(members.Alone(params))
+        chex.assert_trees_all_equal(apart, params, members.apart(both)[k])
 
 
 def test_no_texts_have_no_batches():
