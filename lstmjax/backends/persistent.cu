@@ -1,7 +1,7 @@
 // The LSTM over all of time in one kernel, and the transpose of its derivative, for NVIDIA GPUs of the Hopper kind.
 //
 // Every block of threads keeps the columns (backward: the rows) of w_h that belong to its own units, 8 JT of the H, for
-// the whole sequence: in registers, or where they are too many in shared memory. It keeps the cells of these units too.
+// the whole sequence: in registers, in shared memory, or in both. It keeps the cells of these units too.
 // A team of blocks has all units, of 16 MT `passes` sequences; teams share nothing. From step to step the blocks of a
 // team hand each other h (forward) or dz (backward), through the L2 cache or as a cluster through their shared memory,
 // in the very order in which the matrix units take it, so that it goes from there into their registers.
@@ -14,8 +14,10 @@
 //   else: the lowest bit of the fraction. TF32 does not read it; of dz in 16 bits every fourth number has one bit less.
 //
 // Products are mma.sync of m16n8k16 (bfloat16, float16) and m16n8k8 (TF32), summed in float32; the warps of a block
-// split the sum, and add their parts up in shared memory. All else is float32. A library is built for a few kernels,
-// each a `Cut`, whose shape is all constants: half of the time of a step was the bookkeeping of one that was not.
+// split the sum, and add their parts up in shared memory. A block may have several squads of warps that take its passes
+// in turn, each with sums of its own, so that one multiplies while another waits. All else is float32. A library is
+// built for a few kernels, each a `Cut`, whose shape is all constants: half of the time of a step was the bookkeeping of
+// one that was not.
 
 #include <cstdint>
 #include <string>
