@@ -16,8 +16,8 @@
 // Products are mma.sync of m16n8k16 (bfloat16, float16) and m16n8k8 (TF32), summed in float32; the warps of a block
 // split the sum, and add their parts up in shared memory. A block may have several squads of warps that take its passes
 // in turn, each with sums of its own, so that one multiplies while another waits. All else is float32. A library is
-// built for a few kernels, each a `Cut`, whose shape is all constants: half of the time of a step was the bookkeeping of
-// one that was not.
+// built for a few kernels, each a `Cut`, whose shape is all constants: half of the time of a step was the bookkeeping
+// of one that was not.
 
 #include <cstdint>
 #include <string>
@@ -209,7 +209,7 @@ struct TF32 {
 // How a kernel is cut.
 //   H, JT, MT: units; blocks of 8 of them, and tiles of 16 rows, that a block of threads takes
 //   TEAM, CLUSTER: blocks of threads that have all units; whether they are a cluster, and hand over by shared memory
-//   WARPS, SQUADS: warps that do a pass together, and how many such squads a block has: while one waits another has work
+//   WARPS, SQUADS: warps that do a pass together, and how many such squads a block has
 //   ONE: whether a squad goes over its rows once in a step, so that the state of a cell stays in registers
 template <class E_, bool BACK_, int H_, int JT_, int MT_, int TEAM_, bool CLUSTER_, bool ONE_, int WARPS_, int SQUADS_>
 struct Cut {
@@ -498,7 +498,8 @@ struct Exchange {
     base = K::CLUSTER ? reinterpret_cast<uint4*>(shared) : p.exchange + (size_t)group * 2 * passes * K::SLOT;
     if (K::CLUSTER) {
       // Every bit that turns over begins as that of the turn before the first.
-      for (int n = threadIdx.x; n < 2 * passes * K::SLOT; n += 32 * K::ALL) base[n] = make_uint4(OPEN, OPEN, OPEN, OPEN);
+      for (int n = threadIdx.x; n < 2 * passes * K::SLOT; n += 32 * K::ALL)
+        base[n] = make_uint4(OPEN, OPEN, OPEN, OPEN);
 #pragma unroll
       for (int rank = 0; rank < K::TEAM; rank++) peers[K::CLUSTER ? rank : 0] = of_peer(base, rank);
       cluster_barrier();
