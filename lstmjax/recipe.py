@@ -40,6 +40,7 @@ class Recipe(NamedTuple):
     chunk: int = 1  # sequence: pixels that are read at a step
     permute: int = 0  # sequence: seed of an order of the pixels, the same for all pictures; 0: as they stand
     transpose: int = 0  # sequence: semitones that a piece is moved by at most, up or down, in training
+    standardise: float = 0.0  # sequence: the standard deviation of features, about a mean of 0; 0: as they come
     forget_bias: float = 1.0  # sequence: of an LSTM at init
     chrono: int = 0  # sequence: the longest lag to be bridged (`init_lstm`); 0: the forget bias
     dropout: float = 0.5
@@ -169,7 +170,7 @@ def checked(recipe: Recipe) -> Recipe:
     for name in (*flags, "reverse", "shared", "feeding", "tied", "lexical", "random_bptt"):
         checks.flag(name, getattr(recipe, name))
     checks.finite("forget_bias", recipe.forget_bias)
-    for name in ("weight_decay", "balance", "length_penalty", "coverage", "ar", "tar"):
+    for name in ("weight_decay", "balance", "length_penalty", "coverage", "ar", "tar", "standardise"):
         checks.finite(name, getattr(recipe, name))
         if getattr(recipe, name) < 0:
             raise ValueError(f"{name} should be a number of at least 0, got {getattr(recipe, name)}")

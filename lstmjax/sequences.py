@@ -17,11 +17,13 @@ import numpy as np
 
 from lstmjax import checkpoint, checks, datasets, members, metrics, text, train
 from lstmjax import recipe as recipes
+from lstmjax import standardise as standard
 from lstmjax.batches import Batches, Epoch, check_sequences
 from lstmjax.datasets import Drawn
 from lstmjax.models import sequencer
 from lstmjax.recipe import Recipe as Recipe
 from lstmjax.recipe import checked
+from lstmjax.standardise import Moments
 
 Record = tuple[np.ndarray, Any]
 
@@ -49,6 +51,7 @@ class Model(NamedTuple):
     params: sequencer.Params  # each weight with a leading axis of the recipe's members
     recipe: Recipe
     kind: Kind
+    moments: Moments | None = None  # of the features of the training data, where the recipe standardises
 
 
 def records(name: str, recipe: Recipe, *splits: str) -> list[Sequence[Record] | Drawn]:
@@ -176,6 +179,8 @@ def measure(model: Model) -> str:
 def save(model: Model, folder: str | Path) -> Path:
     """Write the model as a folder (see `checkpoint.save`)."""
     about = {"task": "sequence", "kind": model.kind._asdict(), "recipe": model.recipe._asdict()}
+    if model.moments is not None:
+        about["moments"] = standard.to_json(model.moments)
     return checkpoint.save(folder, model.params, about)
 
 
@@ -189,11 +194,14 @@ def load(folder: str | Path) -> Model:
                 raise TypeError(f"it is of the task {about['task']}")
             recipe, kind = recipes.from_json(about["recipe"]), Kind(**about["kind"])
             checks.one_of("answer", kind.answer, sequencer.ANSWERS)
+            moments = standard.from_json(about["moments"]) if recipe.standardise else None
+            if moments is not None and len(moments.mean) != kind.inputs:
+                raise ValueError(f"moments of {len(moments.mean)} features, and {kind.inputs} inputs")
             draw = partial(_init, recipe=recipe, kind=kind)
             shapes = jax.eval_shape(lambda: jax.vmap(draw)(jax.random.split(jax.random.key(0), recipe.members)))
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{Path(folder) / checkpoint.ABOUT} describes no model of sequences: {error!r}") from None
-        parts.append(Model(None, recipe, kind))  # type: ignore[arg-type]
+        parts.append(Model(None, recipe, kind, moments))  # type: ignore[arg-type]
         return shapes
 
     params, _ = checkpoint.load(folder, template)
@@ -322,7 +330,7 @@ def _task(training, dev, recipe):
     _check(dev, kind, "the dev data")
     if recipe.transpose and (kind.answer != "keys" or kind.inputs != kind.outputs):
         raise ValueError(f"transpose is for the same keys in x and target, got {_say(kind)}")
-    model = Model(None, recipe, kind)  # type: ignore[arg-type]
+    model = Model(None, recipe, kind, _moments(training, recipe, kind))  # type: ignore[arg-type]
     xs, targets = zip(*dev, strict=True)
 
     def evaluate(params):
@@ -332,7 +340,7 @@ def _task(training, dev, recipe):
 
     task = members.Task(
         recipe,
-        _drawn_batches(training, recipe) if isinstance(training, Drawn) else _batches(training, recipe, kind),
+        _drawn_batches(training, model) if isinstance(training, Drawn) else _batches(training, model),
         partial(_init, recipe=recipe, kind=kind),
         lambda params, batch, key, recipe: sequencer.loss(params, batch, key, options=_options(recipe, kind)),
         evaluate,
@@ -344,8 +352,19 @@ def _task(training, dev, recipe):
     return model, task
 
 
-def _drawn_batches(training, recipe):
+def _moments(training, recipe, kind):
+    """What is known of the features, where the recipe standardises."""
+    if not recipe.standardise:
+        return None
+    if kind.symbols:
+        raise ValueError(f"standardise is for features, got {_say(kind)}")
+    known = _pairs(training.held("train", HELD)) if isinstance(training, Drawn) else training
+    return standard.moments([x for x, _ in known])
+
+
+def _drawn_batches(training, model):
     """Epoch -> batches that are drawn when they are asked for."""
+    recipe = model.recipe
     size, n = recipe.batch_size, len(training) // recipe.batch_size
     if not n:
         raise ValueError(f"an epoch of {len(training)} sequences has no batch of {size}: give more of them (drawn)")
@@ -353,13 +372,14 @@ def _drawn_batches(training, recipe):
 
     def batch(epoch, k):
         xs, targets = training.batch(epoch, k, size)
-        return sequencer.Batch(xs, None, targets, ones)
+        return sequencer.Batch(_standardised(xs, model), None, targets, ones)
 
     return lambda epoch: Epoch(range(n), partial(batch, epoch))
 
 
-def _batches(training, recipe, kind):
+def _batches(training, model):
     """Epoch -> batches of sequences of like length; pieces of music are moved up or down, each anew in every epoch."""
+    recipe, kind = model.recipe, model.kind
     how = dict(batch_size=recipe.batch_size, buckets=recipe.buckets, seed=recipe.order)
     order = Batches([len(x) for x, _ in training], lambda bucket: bucket, **how)
     whole = len({len(x) for x, _ in training}) == 1
@@ -370,7 +390,7 @@ def _batches(training, recipe, kind):
             places = [(recipe.order, epoch, row) for row in bucket.rows]
             rows = [_moved(one, place, recipe.transpose) for one, place in zip(rows, places, strict=True)]
         xs, targets = zip(*rows, strict=True)
-        padded, lengths = _filled(xs, bucket.length, recipe.batch_size)
+        padded, lengths = _filled([_standardised(x, model) for x in xs], bucket.length, recipe.batch_size)
         weights = (np.arange(recipe.batch_size) < len(rows)).astype(np.float32)
         if kind.answer in sequencer.AT_END:
             dtype = np.float32 if kind.answer == "number" else np.int32
@@ -392,6 +412,13 @@ def _moved(record, place, most):
     low, high = max(-most, -int(down[0])), min(most, x.shape[1] - 1 - int(down[-1]))
     by = int(np.random.default_rng(place).integers(low, high + 1))
     return np.roll(x, by, 1), np.roll(target, by, 1)
+
+
+def _standardised(x, model):
+    """A sequence, or a batch of them, as the recipe wants its features."""
+    if model.moments is None:
+        return x
+    return standard.standardise(np.asarray(x), model.moments, model.recipe.standardise).astype(np.float32)
 
 
 def _filled(sequences, length, size):
@@ -425,7 +452,7 @@ def _answers(params, xs, model):
     size = min(256, 2 ** max(len(xs) - 1, 0).bit_length())
     whole, answers = model.kind.answer in sequencer.AT_END, [np.zeros(0)] * len(xs)
     for bucket in text.bucket(lengths, size, text.bounds(lengths, model.recipe.buckets, size)) if lengths else ():
-        batch = _filled([xs[row] for row in bucket.rows], bucket.length, size)
+        batch = _filled([_standardised(xs[row], model) for row in bucket.rows], bucket.length, size)
         found = np.asarray(_predict(params, *batch, options=_options(model.recipe, model.kind)))
         for n, row in enumerate(bucket.rows):
             answers[row] = found[:, n] if whole else found[:, n, : lengths[row]]

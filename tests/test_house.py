@@ -52,6 +52,7 @@ ROWS = {
     "train/summary": 6,
     "checkpoint": 6,
     "padding": 6,
+    "standardise": 6,
     "devices": 6,
     "truncation": 6,
     # batches of texts; the loop of training, which puts its parts together
