@@ -40,7 +40,8 @@ class Recipe(NamedTuple):
     chunk: int = 1  # sequence: pixels that are read at a step
     permute: int = 0  # sequence: seed of an order of the pixels, the same for all pictures; 0: as they stand
     transpose: int = 0  # sequence: semitones that a piece is moved by at most, up or down, in training
-    standardise: float = 0.0  # sequence: the standard deviation of features, about a mean of 0; 0: as they come
+    standardise: bool = False  # sequence: whether features are brought to a mean of 0 and a deviation of 1
+    input_gain: float = 1.0  # sequence: what the weights of the inputs are multiplied by at init
     forget_bias: float = 1.0  # sequence: of an LSTM at init
     chrono: int = 0  # sequence: the longest lag to be bridged (`init_lstm`); 0: the forget bias
     dropout: float = 0.5
@@ -162,15 +163,15 @@ def checked(recipe: Recipe) -> Recipe:
     whole = ("pieces", "reach", "seed", "order", "permute", "transpose", "chrono", "target_vocabulary")
     for name in (*whole, "average_after", "samples"):
         checks.size(name, getattr(recipe, name), least=0)
-    for name in ("learning_rate", "clip"):
+    for name in ("learning_rate", "clip", "input_gain"):
         checks.positive(name, getattr(recipe, name))
     for name in ("dropout", "recurrent", "word_dropout", "smoothing", "average", "sampling", "weight_dropout"):
         checks.rate(name, getattr(recipe, name))
     flags = ("tune_vectors", "bidirectional", "several", "variational", "overlap", "highway", "linear_part")
-    for name in (*flags, "reverse", "shared", "feeding", "tied", "lexical", "random_bptt"):
+    for name in (*flags, "reverse", "shared", "feeding", "tied", "lexical", "random_bptt", "standardise"):
         checks.flag(name, getattr(recipe, name))
     checks.finite("forget_bias", recipe.forget_bias)
-    for name in ("weight_decay", "balance", "length_penalty", "coverage", "ar", "tar", "standardise"):
+    for name in ("weight_decay", "balance", "length_penalty", "coverage", "ar", "tar"):
         checks.finite(name, getattr(recipe, name))
         if getattr(recipe, name) < 0:
             raise ValueError(f"{name} should be a number of at least 0, got {getattr(recipe, name)}")

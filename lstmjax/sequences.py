@@ -418,7 +418,7 @@ def _standardised(x, model):
     """A sequence, or a batch of them, as the recipe wants its features."""
     if model.moments is None:
         return x
-    return standard.standardise(np.asarray(x), model.moments, model.recipe.standardise).astype(np.float32)
+    return standard.standardise(np.asarray(x), model.moments).astype(np.float32)
 
 
 def _filled(sequences, length, size):
@@ -504,4 +504,5 @@ def _init(key, *, recipe, kind):
         cell=recipe.cell,
         forget_bias=recipe.forget_bias,
         chrono=recipe.chrono or None,
+        input_gain=recipe.input_gain,
     )

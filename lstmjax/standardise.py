@@ -1,4 +1,4 @@
-"""Features brought to a mean of 0 and one spread, by what the training data say.
+"""Features brought to a mean of 0 and a standard deviation of 1, by what the training data say.
 
 An LSTM begins with weights that fit features of about unit variance: of pixels in [0, 1], most of them 0, or of prices
 in the thousands, it learns late or not at all.
@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-
-from lstmjax import checks
 
 
 class Moments(NamedTuple):
@@ -45,24 +43,22 @@ def moments(sequences: Sequence[np.ndarray]) -> Moments:
     return Moments(mean, np.where(deviation > 1e-12 * np.abs(mean), deviation, 1.0))
 
 
-def standardise(xs: np.ndarray, known: Moments, to: float = 1.0) -> np.ndarray:
-    """(x - mean) / deviation * to, in float64.
+def standardise(xs: np.ndarray, known: Moments) -> np.ndarray:
+    """(x - mean) / deviation, in float64.
 
     Args:
       xs: [..., D].
       known: from `moments`.
-      to: the standard deviation that comes out, where the features are as those that `known` is of.
 
     Raises:
-      TypeError, ValueError: xs of another width, or a `to` that is not above 0.
+      ValueError: xs of another width.
 
-    >>> standardise(np.array([[1.0, 5.0]]), moments([np.array([[1.0, 5.0], [3.0, 5.0]])]), to=2.0)
-    array([[-2.,  0.]])
+    >>> standardise(np.array([[1.0, 5.0]]), moments([np.array([[1.0, 5.0], [3.0, 5.0]])]))
+    array([[-1.,  0.]])
     """
-    to = checks.positive("to", to)
     if xs.shape[-1:] != known.mean.shape:
         raise ValueError(f"xs should be [..., {len(known.mean)}], got shape {xs.shape}")
-    return (xs - known.mean) * (to / known.deviation)
+    return (xs - known.mean) / known.deviation
 
 
 def from_json(held: Any) -> Moments:

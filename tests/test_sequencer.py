@@ -205,6 +205,14 @@ def test_a_sequencer_hands_on_what_its_cells_are_drawn_with():
     assert not _params(hidden=5, cell="rnn", chrono=30).layers[0].b.any()
 
 
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+def test_a_gain_is_of_the_weights_of_the_inputs_alone(cell):
+    one, other = (_params(hidden=(5, 4), cell=cell, input_gain=gain) for gain in (1.0, 20.0))
+    np.testing.assert_array_equal(other.layers[0].w_x, one.layers[0].w_x * 20)
+    again = other._replace(layers=(other.layers[0]._replace(w_x=one.layers[0].w_x), *other.layers[1:]))
+    jax.tree.map(np.testing.assert_array_equal, again, one)
+
+
 STACKS = {
     "lstm": lambda k: lstmjax.init_lstm(k[0], D, 3),
     "gru over lstm": lambda k: (lstmjax.init_lstm(k[0], D, 3), lstmjax.init_gru(k[1], 3, 2)),
@@ -278,6 +286,7 @@ def test_the_cell_of_an_open_forget_gate_keeps_its_gradient():
     [
         (lambda: _params(cell="cnn"), ValueError, "cell should be one of"),
         (lambda: _params(chrono=1), ValueError, "chrono should be an int of at least 2"),
+        (lambda: _params(input_gain=0), ValueError, "input_gain should be a number above 0 and finite, got 0"),
         (lambda: _params(chrono=2.5), TypeError, "chrono should be an int"),
         (lambda: _params(cell="rnn", forget_bias="one"), TypeError, "forget_bias should be a number"),
         (lambda: lstmjax.init_lstm(jax.random.key(0), 2, 3, chrono=9, bias=False), ValueError, "there is no bias"),

@@ -61,6 +61,7 @@ def init(
     cell: str = "lstm",
     forget_bias: float = 1.0,
     chrono: int | None = None,
+    input_gain: float = 1.0,
     dtype: DTypeLike = jnp.float32,
 ) -> Params:
     """Draw the weights.
@@ -73,6 +74,9 @@ def init(
       cell: "lstm", "gru" or "rnn".
       forget_bias: of an LSTM.
       chrono: of an LSTM or GRU, the longest lag to be bridged (`init_lstm`); a plain RNN has no gate to open.
+      input_gain: what the first layer's w_x is multiplied by. Its elements are of the size sqrt(2 / (D + H)), small for
+        few inputs beside many units: then gates open alike at every step until the weights have grown, however long
+        that takes.
 
     Raises:
       TypeError, ValueError: naming the argument.
@@ -83,12 +87,14 @@ def init(
     checks.key("key", key)
     checks.one_of("cell", cell, tuple(encoder.CELLS))
     checks.finite("forget_bias", forget_bias)
+    input_gain = checks.positive("input_gain", input_gain)
     gates: dict[str, Any] = {"lstm": dict(forget_bias=forget_bias, chrono=chrono), "gru": dict(chrono=chrono)}
     k_head, *k_layers = jax.random.split(key, 1 + len(encoder.widths_of(hidden)))
     layers, features = encoder.init_layers(
         k_layers, inputs, hidden, bidirectional=False, cell=cell, dtype=dtype, **gates.get(cell, {})
     )
-    return Params(layers, init_linear(k_head, features, checks.size("outputs", outputs), dtype))
+    first = layers[0]._replace(w_x=layers[0].w_x * input_gain)
+    return Params((first, *layers[1:]), init_linear(k_head, features, checks.size("outputs", outputs), dtype))
 
 
 def apply(
