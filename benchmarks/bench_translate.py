@@ -2,6 +2,7 @@
 
     python benchmarks/bench_translate.py                  # tokens a second in training, sentences a second in search
     python benchmarks/bench_translate.py --quality        # both trained on cmn_eng: chrF and BLEU of characters
+    python benchmarks/bench_translate.py --quality --reverse --seeds 0 1 2      # from Chinese to English
 
 One member of `lstmjax.translate` and a PyTorch model of the same sizes train on the same padded batches in the same
 order, in turns: a bidirectional encoder, one layer of decoder with "general" attention, tied softmax, AdamW, the same
@@ -39,6 +40,8 @@ def main() -> int:
     parser.add_argument("--pairs", type=int, default=4000, help="to take batches from (default: %(default)s)")
     parser.add_argument("--quality", action="store_true", help="train both, and measure them on the test records")
     parser.add_argument("--epochs", type=int, default=15, help="of --quality (default: %(default)s)")
+    parser.add_argument("--reverse", action="store_true", help="--quality from the second language into the first")
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0], help="of --quality (default: 0)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
     options = parser.parse_args()
     import torch
@@ -46,8 +49,11 @@ def main() -> int:
     torch.set_num_threads(timing.threads())
     console, rows = Console(highlight=False), []
     if options.quality:
-        rows.append(quality(options.data, options.widths[-1], options.batch[-1], options.epochs, console))
-        console.print(rows[-1])
+        for seed in options.seeds:
+            rows.append(quality(options, options.widths[-1], options.batch[-1], seed, console))
+            console.print(rows[-1])
+            if options.json:
+                options.json.write_text(json.dumps(rows, indent=1) + "\n")
     else:
         for feeding in (True, False):
             for width in options.widths:
@@ -103,16 +109,20 @@ def compare(options: argparse.Namespace, width: int, size: int, feeding: bool) -
     return row
 
 
-def quality(data: str, width: int, size: int, epochs: int, console: Console) -> dict:
+def quality(options: argparse.Namespace, width: int, size: int, seed: int, console: Console) -> dict:
     """Both trained on all records for as many epochs, the last weights of each measured on the test records."""
     import torch
 
-    held = datasets.load(data)
-    training, dev, test = ([tuple(one) for one in held[split]] for split in ("train", "dev", "test"))
-    how = settings(width, size, epochs=epochs, patience=epochs, average=0.0)
+    torch.manual_seed(seed)
+    turn, epochs, held = -1 if options.reverse else 1, options.epochs, datasets.load(options.data)
+    training, dev, test = ([tuple(one)[::turn] for one in held[split]] for split in ("train", "dev", "test"))
+    how = settings(width, size, epochs=epochs, patience=epochs, average=0.0, seed=seed, best="loss")
+    if options.reverse:
+        how = how._replace(tokens="characters", target_tokens="bpe", target_vocabulary=4000, bleu="13a")
     began = time.perf_counter()
     model, fitted = translate.fit(training, dev, how, watch=Watch(console))
-    row: dict = {"width": width, "epochs": epochs, "lstmjax seconds": time.perf_counter() - began}
+    row: dict = {"width": width, "epochs": epochs, "seed": seed, "reverse": options.reverse}
+    row["lstmjax seconds"] = time.perf_counter() - began
     last = jax.device_get(fitted.state.params)
     row |= {f"lstmjax {name}": value for name, value in translate.evaluate(model._replace(params=last), test).items()}
     _, task = translate._task(training, dev, how)

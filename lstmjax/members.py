@@ -227,9 +227,7 @@ def buckets_of(lengths: Sequence[int], at_most: int = 64) -> list[tuple[text.Buc
     """
     if not len(lengths):
         return []
-    bounds = [8, 12]
-    while bounds[-1] < max(lengths):
-        bounds.append(2 * bounds[-2])
+    bounds = text.ladder(max(lengths))
     size = min(at_most, 2 ** (len(lengths) - 1).bit_length())
     order = np.argsort(lengths, kind="stable")
     rows = [order[max(0, end - size) : end] for end in range(len(order), 0, -size)]

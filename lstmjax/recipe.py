@@ -35,6 +35,7 @@ class Recipe(NamedTuple):
     overlap: bool = False  # match: whether a word says if it stands in the other text too
     highway: bool = False  # tag, roles: whether each layer has a way round it
     reach: int = 0  # roles: how many words from the predicate words are told apart; 0: there are no predicates
+    above: tuple[int, ...] = (64,)  # roles: units of each layer that reads a sentence once more for every predicate
     steps: int = 100  # sequence: T of adding and copy
     drawn: int = 10000  # sequence: how many of these make an epoch
     chunk: int = 1  # sequence: pixels that are read at a step
@@ -159,7 +160,8 @@ def checked(recipe: Recipe) -> Recipe:
     checks.one_of("target_tokens", recipe.target_tokens, ("", *TOKENS))
     checks.one_of("attention", recipe.attention, attend.ATTENTIONS)
     checks.one_of("bleu", recipe.bleu, BLEUS)
-    encoder.widths_of(recipe.decoder)
+    for name in ("hidden", "above", "decoder"):
+        encoder.widths_of(getattr(recipe, name), name)
     whole = ("pieces", "reach", "seed", "order", "permute", "transpose", "chrono", "target_vocabulary")
     for name in (*whole, "average_after", "samples"):
         checks.size(name, getattr(recipe, name), least=0)

@@ -16,12 +16,14 @@ import numpy as np
 
 from lstmjax import checkpoint, crf, members, reader, spans, text, train
 from lstmjax import recipe as recipes
-from lstmjax.batches import Batches
 from lstmjax.models import tagger
+from lstmjax.packing import Packs, in_order
 from lstmjax.reader import Reader
 from lstmjax.recipe import Recipe as Recipe
 from lstmjax.recipe import checked
 from lstmjax.spans import Span
+
+AT_MOST = 64  # sequences of tags that are asked for at once
 
 
 class Record(NamedTuple):
@@ -121,7 +123,7 @@ def fit(
       ValueError: no records, tags that are no BIO, predicates without `reach` or the other way round, or a recipe that
         makes no sense; it names what. What `train.fit` raises.
     """
-    model, task = _task(training, dev, checked(recipe or Recipe()))
+    model, task = _task(training, dev, checked(recipe or Recipe()), 1 if mesh is None else mesh.size)
     fitted = members.fit(task, watch=watch, snapshots=snapshots, save_every=save_every, resume=resume, mesh=mesh)
     return model._replace(params=fitted.params), fitted
 
@@ -139,7 +141,7 @@ def sweep(
 ) -> tuple[list[Model], train.Swept]:
     """Train k taggers side by side, as `classify.sweep` does classifiers."""
     each = members.recipes_of(recipe or Recipe(), settings)
-    model, task = _task(training, dev, checked(recipe or Recipe()))
+    model, task = _task(training, dev, checked(recipe or Recipe()), 1 if mesh is None else mesh.size)
     swept = members.sweep(task, settings, watch=watch, snapshots=snapshots, resume=resume, mesh=mesh)
     return members.models_of(model, task, swept, each), swept
 
@@ -171,9 +173,10 @@ def predict(
     for words, predicate in zip(sequences, predicates, strict=True):
         if not -1 <= predicate < max(1, len(words)):
             raise ValueError(f"predicates should be words of their sequences, or -1, got {predicate} of {len(words)}")
-    sequences_of_ids = [model.reader.encode(words) for words in sequences]
-    params = members.Alone(model.params)
-    found = _decode(params, sequences_of_ids, np.array(predicates, np.int32), model.recipe, model.tags)[0]
+    records = [Record(tuple(words), (), predicate) for words, predicate in zip(sequences, predicates, strict=True)]
+    asked = _asked(records, model.recipe, AT_MOST)
+    ids = [model.reader.encode(words) for words in asked.words]
+    found = _decode(members.Alone(model.params), ids, asked, len(records), model.recipe, model.tags)[0]
     return [tuple(model.tags[k] for k in row) for row in found]
 
 
@@ -270,39 +273,33 @@ def load(folder: str | Path) -> Model:
     return Model(params, *parts)
 
 
-def _task(training, dev, recipe):
-    """A model without params, and its records made ready for training."""
+def _task(training, dev, recipe, parts=1):
+    """A model without params, and its records made ready for training, on so many devices."""
     _check(training, recipe, "the training data")
     _check(dev, recipe, "the dev data")
     if recipe.tokens != "words":
         raise ValueError(f'tokens should be "words", since every word has a tag, got {recipe.tokens!r}')
     tags = tuple(sorted({tag for record in training for tag in record.tags} | {"O"}))
-    sentences = list(dict.fromkeys(record.words for record in training))  # each is read once, whatever its predicates
-    normal = ([text.normalise(word) for word in sentence] for sentence in sentences)
+    asked = _asked(training, recipe, recipe.batch_size)
+    normal = ([text.normalise(word) for word in words] for words in dict.fromkeys(asked.words))
     vocabulary = text.Vocabulary.count(normal, size=recipe.vocabulary, min_count=recipe.min_count)
     read = Reader(vocabulary, pieces=recipe.pieces)
     recipe, known = members.known_vectors(recipe, read)
-    place = {sentence: n for n, sentence in enumerate(sentences)}
-    ids = [read.encode(sentence) for sentence in sentences]
-    sequences = [ids[place[record.words]] for record in training]
     index = {tag: k for k, tag in enumerate(tags)}
     targets = [np.array([index[tag] for tag in record.tags], np.int32) for record in training]
-    predicates = np.array([record.predicate for record in training], np.int32)
-    ones = np.ones(len(training), np.float32)
-    dev_sequences = [read.encode(record.words) for record in dev]
-    dev_predicates = np.array([record.predicate for record in dev], np.int32)
+    ids = [read.encode(words) for words in asked.words]
+    held = _asked(dev, recipe, AT_MOST)
+    held_ids = [read.encode(words) for words in held.words]
 
-    def batch(bucket):
-        size = recipe.batch_size
-        return tagger.Batch(
-            *members.padded(sequences, bucket, size),
-            members.filled(predicates, bucket, size),
-            members.padded(targets, bucket, size)[0],
-            members.filled(ones, bucket, size),
-        )
+    def batch(pack):
+        shown, rows = _batch(ids, asked, pack)
+        weights = np.zeros(pack.asked, np.float32)
+        weights[: len(rows)] = 1
+        there = text.pad([targets[row] for row in rows] + [targets[0][:0]] * (pack.asked - len(rows)), pack.length)[0]
+        return tagger.Batch(shown.ids, shown.lengths, shown.predicates, there, weights, shown.sentences)
 
     def measures(params):
-        found = _decode(params, dev_sequences, dev_predicates, recipe, tags)
+        found = _decode(params, held_ids, held, len(dev), recipe, tags)
         named = ([tuple(tags[k] for k in row) for row in one] for one in found)
         rows = [measured(one, dev, recipe) for one in named]
         names = ("tag_accuracy", "span_f1", *(("predicate_f1",) if recipe.reach else ()))
@@ -310,14 +307,20 @@ def _task(training, dev, recipe):
 
     task = members.Task(
         recipe,
-        Batches(
-            [len(s) for s in sequences], batch, batch_size=recipe.batch_size, buckets=recipe.buckets, seed=recipe.order
+        Packs(
+            [len(words) for words in asked.words],
+            [len(rows) for rows in asked.rows],
+            batch,
+            batch_size=recipe.batch_size,
+            buckets=recipe.buckets,
+            seed=recipe.order,
+            parts=parts,
         ),
         partial(_init, recipe=recipe, vocabulary=read.size, tags=len(tags)),
         partial(_loss, tags=tags),
         measures,
         "dev_span_f1",
-        lambda batch: int(batch.lengths.sum()),
+        lambda batch: int(tagger.lengths_of(batch.lengths, batch.sentences)[batch.weights > 0].sum()),
         known,
         members.fingerprint(training, dev),
         apart=True,  # under vmap the chain would do each step both ways (`crf.log_partition`)
@@ -325,27 +328,73 @@ def _task(training, dev, recipe):
     return Model(None, recipe, read, tags), task  # type: ignore[arg-type]
 
 
-def _decode(params, sequences, predicates, recipe, tags):
-    """Of k models, whose leaves have a leading axis: the tags int [T_n] of each of N sequences, k lists of them."""
-    models, lengths = members.apart(params), [len(s) for s in sequences]
-    found: list[list] = [[np.zeros(0, np.int32)] * len(sequences) for _ in models]
+class _Asked(NamedTuple):
+    """Sentences, and what is asked of each: the roles of its predicates, and where these are."""
+
+    words: list[tuple[str, ...]]
+    rows: list[list[int]]  # records
+    predicates: np.ndarray  # int32, of each record
+    several: bool  # False: one record each, and no predicates
+
+
+def _asked(records, recipe, at_most):
+    """Records by their sentences, of each at most so many at once; one by one where there are no predicates."""
+    predicates = np.array([record.predicate for record in records], np.int32)
+    if not recipe.reach:
+        return _Asked([record.words for record in records], [[n] for n in range(len(records))], predicates, False)
+    rows: dict[tuple[str, ...], list[int]] = {}
+    for n, record in enumerate(records):
+        rows.setdefault(tuple(record.words), []).append(n)
+    parts = [(words, of[k : k + at_most]) for words, of in rows.items() for k in range(0, len(of), at_most)]
+    return _Asked([words for words, _ in parts], [of for _, of in parts], predicates, True)
+
+
+class _Shown(NamedTuple):
+    """What a model is shown of a batch."""
+
+    ids: np.ndarray
+    lengths: np.ndarray
+    predicates: np.ndarray | None
+    sentences: np.ndarray | None
+
+
+def _batch(ids, asked, pack):
+    """A batch of sentences as the model wants it, and the records that its rows of tags are of."""
+    held = [ids[k] for k in pack.rows]
+    shown, lengths = text.pad(held + [held[0][:0]] * (pack.sequences - len(held)), pack.length)
+    rows = [row for k in pack.rows for row in asked.rows[k]]
+    predicates, sentences = np.full(pack.asked, -1, np.int32), np.zeros(pack.asked, np.int32)
+    predicates[: len(rows)] = asked.predicates[rows]
+    sentences[: len(rows)] = np.repeat(np.arange(len(pack.rows)), [len(asked.rows[k]) for k in pack.rows])
+    return _Shown(shown, lengths, predicates, sentences if asked.several else None), rows
+
+
+def _decode(params, ids, asked, records, recipe, tags):
+    """Of k models, whose leaves have a leading axis: the tags int [T_n] of each of so many records, k lists of them."""
+    models = members.apart(params)
+    found: list[list] = [[np.zeros(0, np.int32)] * records for _ in models]
     options = _options(recipe)
-    for bucket, size in members.buckets_of(lengths):
-        ids, there = members.padded(sequences, bucket, size)
-        marked = members.filled(predicates, bucket, size) if recipe.reach else None
+    for pack in in_order([len(s) for s in ids], [len(rows) for rows in asked.rows], AT_MOST):
+        shown, rows = _batch(ids, asked, pack)
+        given = shown if asked.several else shown._replace(predicates=None)
+        lengths = tagger.lengths_of(shown.lengths, shown.sentences)
         for row, one in enumerate(models):
-            best = np.asarray(_best(one, ids, there, marked, options=options, tags=tags))
-            for n, path, length in zip(bucket.rows, best, there, strict=False):
+            best = np.asarray(_best(one, *given, options=options, tags=tags))
+            for n, path, length in zip(rows, best, lengths, strict=False):
                 found[row][n] = path[:length]
     return found
 
 
 @partial(jax.jit, static_argnames=("options", "tags"))
-def _best(params, ids, lengths, predicates, options, tags):
+def _best(params, ids, lengths, predicates, sentences, options, tags):
     """The likeliest tags [B, T] by the mean of the members' scores, of words and of tags beside each other."""
-    scores = jax.vmap(lambda one: tagger.emissions(one, ids, lengths, predicates, options))(params).mean(0)
+
+    def of(one):
+        return tagger.emissions(one, ids, lengths, predicates, options, sentences=sentences)
+
+    scores = jax.vmap(of)(params).mean(0)
     chain = tagger.chain(jax.tree.map(lambda a: a.mean(0), params), _allowed(tags))
-    return jnp.swapaxes(crf.viterbi(chain, scores, lengths)[0], 0, 1)
+    return jnp.swapaxes(crf.viterbi(chain, scores, tagger.lengths_of(lengths, sentences))[0], 0, 1)
 
 
 def _loss(params, batch, key, recipe, *, tags):
@@ -373,6 +422,7 @@ def _init(key, *, recipe, vocabulary, tags):
         cell=recipe.cell,
         highway=recipe.highway,
         reach=recipe.reach,
+        above=recipe.above,
     )
 
 

@@ -235,6 +235,18 @@ def bounds(lengths: Sequence[int] | np.ndarray, buckets: int, batch_size: int = 
     return ends[[j, *reversed(chosen)]].astype(int)
 
 
+def ladder(longest: int) -> list[int]:
+    """Lengths to pad to where any may come: powers of two and half as much again, up to the longest.
+
+    >>> ladder(20)
+    [8, 12, 16, 24]
+    """
+    steps = [8, 12]
+    while steps[-1] < longest:
+        steps.append(2 * steps[-2])
+    return steps
+
+
 def bucket(
     lengths: Sequence[int] | np.ndarray,
     batch_size: int,

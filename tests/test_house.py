@@ -57,6 +57,7 @@ ROWS = {
     "truncation": 6,
     # batches of texts; the loop of training, which puts its parts together
     "batches": 7,
+    "packing": 8,
     "datasets/catalogue": 7,
     "datasets/store": 8,
     "train/loop": 7,

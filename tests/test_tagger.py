@@ -3,6 +3,7 @@
 import itertools
 import json
 import sys
+from functools import partial
 from io import StringIO
 
 import jax
@@ -25,9 +26,8 @@ WAYS = list(itertools.product(tagger.DIRECTIONS, (False, True), (0, 2)))  # dire
 
 def _drawn(directions="both", highway=True, reach=2, seed=0):
     """A small tagger, and a batch for it: params, options, ids [B, T, F], lengths, predicates, tags."""
-    params = tagger.init(
-        jax.random.key(seed), 20, 5, embedding=6, hidden=(4, 3), directions=directions, highway=highway, reach=reach
-    )
+    how = dict(embedding=6, hidden=(4, 3), directions=directions, highway=highway, reach=reach, above=(3, 2))
+    params = tagger.init(jax.random.key(seed), 20, 5, **how)
     rng = np.random.default_rng(seed)
     ids = rng.integers(1, 20, (3, 5, 3)).astype(np.int32)
     lengths, predicates = np.array([5, 3, 0], np.int32), np.array([2, -1, -1], np.int32)
@@ -39,24 +39,29 @@ def _slow(params, options, ids, length, predicate):
     """The emissions of one sequence, step by step: [length, K]."""
     table = np.asarray(params.embedding)
     xs = np.stack([table[[k for k in row if k]].sum(0) / np.sqrt((row != 0).sum()) for row in ids[:length]])
-    if params.marks is not None:
-        reach = len(params.marks) // 2 - 1
+    xs = _slow_layers(params, options, xs, 0)
+    if params.frames is not None:
+        frames = jax.tree.map(np.asarray, params.frames)
+        reach = len(frames.marks) // 2 - 1
+        beside = []
         for t in range(length):
             far = 0 if predicate < 0 else max(-reach, min(reach, t - predicate)) + reach + 1
-            xs[t] += np.asarray(params.marks)[far]
+            z = xs[t] @ frames.word.w + frames.word.b + frames.marks[far]
+            beside.append(np.tanh(z if predicate < 0 else z + xs[predicate] @ frames.predicate))
+        xs = _slow_layers(params.frames, options, np.stack(beside), len(params.layers))
+    return xs @ np.asarray(params.head.w) + np.asarray(params.head.b)
+
+
+def _slow_layers(params, options, xs, below):
     for n, layer in enumerate(params.layers):
-        back = options.directions == "alternating" and n % 2 == 1
+        back = options.directions == "alternating" and (below + n) % 2 == 1
         ys = np.asarray(run(layer, jnp.asarray(xs), reverse=back)[1])
         if params.highways is not None:
             gate, carry = params.highways[n]
             r = 1 / (1 + np.exp(-(np.concatenate([xs, ys], 1) @ np.asarray(gate.w) + np.asarray(gate.b))))
             ys = r * ys + (1 - r) * (xs @ np.asarray(carry.w) + np.asarray(carry.b))
         xs = ys
-    if params.join is not None:
-        at = xs[predicate] if predicate >= 0 else np.zeros_like(xs[0])
-        both = np.concatenate([xs, np.broadcast_to(at, xs.shape)], 1)
-        xs = np.tanh(both @ np.asarray(params.join.w) + np.asarray(params.join.b))
-    return xs @ np.asarray(params.head.w) + np.asarray(params.head.b)
+    return xs
 
 
 @pytest.mark.parametrize(("directions", "highway", "reach"), WAYS)
@@ -125,6 +130,23 @@ def test_predicted_tags_are_the_best_of_all_and_allowed():
     assert (found[2] == -1).all()
 
 
+@pytest.mark.parametrize("directions", tagger.DIRECTIONS)
+def test_a_sentence_read_once_for_all_its_predicates_is_as_one_read_for_each(directions):
+    params, options, ids, lengths, *_ = _drawn(directions)
+    whose, predicates = np.array([1, 0, 0, 2, 0], np.int32), np.array([2, 4, -1, -1, 0], np.int32)
+    tags = np.random.default_rng(1).integers(0, 5, (5, 5)).astype(np.int32)
+    weights = np.array([1, 1, 1, 0, 2], np.float32)
+    shared = tagger.Batch(ids, lengths, predicates, tags, weights, whose)
+    each = tagger.Batch(ids[whose], lengths[whose], predicates, tags, weights)
+    value = jax.jit(jax.value_and_grad(partial(tagger.loss, options=options)))
+    (one, gradient), (other, other_gradient) = value(params, shared), value(params, each)
+    np.testing.assert_allclose(one, other, rtol=1e-6)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), gradient, other_gradient)
+    found = tagger.predict(params, ids, lengths, predicates, options=options, sentences=whose)
+    right = tagger.predict(params, ids[whose], lengths[whose], predicates, options=options)
+    np.testing.assert_array_equal(found, right)
+
+
 def test_dropout_draws_by_key_alone_and_drops_the_same_features_of_every_word():
     params, options, ids, lengths, predicates, _ = _drawn(highway=False, reach=2)
     options = options._replace(dropout=0.5, word_dropout=0.3, recurrent=0.3)
@@ -142,12 +164,15 @@ def test_dropout_draws_by_key_alone_and_drops_the_same_features_of_every_word():
     ("change", "said"),
     [
         (dict(ids=jnp.zeros((2, 3))), "ids should be an array of ints"),
-        (dict(ids=jnp.zeros(3, jnp.int32)), r"ids should be \[B, T\]"),
+        (dict(ids=jnp.zeros(3, jnp.int32)), r"ids should be \[S, T\]"),
         (dict(ids=jnp.full((3, 5), 20)), "ids should lie in"),
         (dict(lengths=jnp.array([6, 1, 1])), "lengths"),
-        (dict(predicates=None), "params have marks for them"),
+        (dict(predicates=None), "but params have frames"),
         (dict(predicates=jnp.zeros(3)), "predicates should be an array of ints"),
         (dict(predicates=jnp.zeros(2, jnp.int32)), r"predicates should be \[B\]"),
+        (dict(sentences=jnp.zeros(3)), "sentences should be an array of ints"),
+        (dict(sentences=jnp.zeros(2, jnp.int32)), r"both be \[B\], got shapes \(3,\) and \(2,\)"),
+        (dict(sentences=jnp.array([0, 3, 0])), r"sentences should lie in \[0, 3\)"),
         (dict(options=tagger.Options("up")), "options.directions"),
         (dict(options=tagger.Options(dropout=1.0)), "options.dropout"),
         (dict(key=3), "key"),
@@ -158,6 +183,13 @@ def test_bad_input_is_named(change, said):
     given = dict(ids=ids, lengths=lengths, predicates=predicates, options=options, key=None) | change
     with pytest.raises((TypeError, ValueError), match=said):
         tagger.emissions(params, **given)
+
+
+def test_what_has_no_predicates_takes_none():
+    params, options, ids, lengths, *_ = _drawn(reach=0)
+    for given in (dict(predicates=np.zeros(3, np.int32)), dict(sentences=np.zeros(3, np.int32))):
+        with pytest.raises(ValueError, match=r"no frames|there are none"):
+            tagger.emissions(params, ids, lengths, options=options, **given)
 
 
 def test_spans_are_there_and_back():
@@ -219,7 +251,7 @@ def _said(n, seed):
 def roles():
     """A model of roles and of predicates."""
     training, dev = (tag.frames(_said(n, n)) for n in (150, 40))
-    return tag.fit(training, dev, SMALL._replace(reach=3, highway=True, members=2, hidden=(12,)))
+    return tag.fit(training, dev, SMALL._replace(reach=3, highway=True, members=2, hidden=(12,), above=(12,)))
 
 
 def test_roles_and_predicates_are_learnt_where_counting_words_fails(roles):
@@ -347,7 +379,7 @@ def test_a_run_goes_on_to_the_same_bits(tmp_path):
     from lstmjax import train
 
     training, dev = (tag.frames(_said(n, n)) for n in (24, 8))
-    recipe = SMALL._replace(reach=2, epochs=2, hidden=(8,), batch_size=8)
+    recipe = SMALL._replace(reach=2, epochs=2, hidden=(8,), above=(8,), batch_size=8)
     whole, _ = tag.fit(training, dev, recipe)
 
     class Enough(Exception):

@@ -71,8 +71,8 @@ def init_layers(
     return tuple(layers), features
 
 
-def widths_of(hidden: int | tuple[int, ...] | list[int]) -> tuple[int, ...]:
-    """The units of each layer.
+def widths_of(hidden: int | tuple[int, ...] | list[int], name: str = "hidden") -> tuple[int, ...]:
+    """The units of each layer, of an argument of that name.
 
     Raises:
       TypeError, ValueError: no layer, or a width that is no int of at least 1.
@@ -82,8 +82,8 @@ def widths_of(hidden: int | tuple[int, ...] | list[int]) -> tuple[int, ...]:
     """
     widths = tuple(hidden) if isinstance(hidden, tuple | list) else (hidden,)
     if not widths:
-        raise ValueError("hidden should hold the width of at least one layer, got ()")
-    return tuple(checks.size("hidden", width) for width in widths)
+        raise ValueError(f"{name} should hold the width of at least one layer, got ()")
+    return tuple(checks.size(name, width) for width in widths)
 
 
 def lookup(table: Array, ids: Array) -> Array:
