@@ -1,9 +1,6 @@
 """Sequences that are not words in; a number, a class, a class at each step or the next notes out.
 
-What is asked is read off the records, of (x, target) each:
-
-    x         float, bool or uint8 [T, D], features of steps (uint8 stands for n / 255); or int [T], symbols from 0 on
-    target    a float: a number;  an int: a class;  int [T]: a class at each step;  bool [T, K]: which keys are down
+What is asked is read off the records, of (x, target) each: see `asked`.
 """
 
 import hashlib
@@ -18,14 +15,13 @@ import numpy as np
 from lstmjax import checkpoint, checks, datasets, members, metrics, text, train
 from lstmjax import recipe as recipes
 from lstmjax import standardise as standard
-from lstmjax.batches import Batches, Epoch, check_sequences
+from lstmjax.asked import MEASURES, Kind, Record, check, check_xs, kind_of, measured, nll_of_keys
+from lstmjax.batches import Batches, Epoch
 from lstmjax.datasets import Drawn
 from lstmjax.models import sequencer
 from lstmjax.recipe import Recipe as Recipe
 from lstmjax.recipe import checked
 from lstmjax.standardise import Moments
-
-Record = tuple[np.ndarray, Any]
 
 DEFAULT = Recipe(members=1, hidden=(128,), bidirectional=False, dropout=0.0, weight_decay=0.0, learning_rate=1e-3)
 GENERATED = ("adding", "copy")
@@ -33,16 +29,6 @@ SETS = (*GENERATED, "mnist", "jsb_chorales")
 HELD = 1000  # generated sequences to choose by, and to measure on
 DEV = 5000  # pictures at the end of the training split of mnist
 LOWEST, KEYS = 21, 88  # MIDI pitch of the first key of a piano, and how many there are
-MEASURES = {"number": "squared_error", "class": "accuracy", "classes": "recall", "keys": "nll"}  # what to compare by
-
-
-class Kind(NamedTuple):
-    """What goes in, and what comes out."""
-
-    symbols: bool  # whether steps are symbols
-    inputs: int  # D, or how many symbols
-    answer: str  # of `sequencer.ANSWERS`
-    outputs: int  # K
 
 
 class Model(NamedTuple):
@@ -137,7 +123,7 @@ def predict(model: Model, xs: Sequence[np.ndarray]) -> list[np.ndarray]:
     Raises:
       TypeError, ValueError: a sequence of another kind than those that the model learnt from.
     """
-    _check_xs(xs, model.kind, "xs")
+    check_xs(xs, model.kind, "xs")
     return [found[0] for found in _answers(members.Alone(model.params), xs, model)]
 
 
@@ -149,22 +135,21 @@ def evaluate(model: Model, records: Sequence[Record]) -> dict[str, Any]:
     Raises:
       TypeError, ValueError: no records, or records of another kind.
     """
-    _check(records, model.kind, "the data")
+    check(records, model.kind, "the data")
     answers = _answers(members.Alone(model.params), [x for x, _ in records], model)
-    found = _measured(model.kind, answers, [target for _, target in records])
+    found = measured(model.kind, answers, [target for _, target in records])
     return {"records": len(records)} | {name: float(value[0]) for name, value in found.items()}
 
 
 def baseline(model: Model, training: Sequence[Record] | Drawn, test: Sequence[Record]) -> dict[str, float]:
     """What a model has to beat, on the measure that it is compared by: an answer that looks at no sequence."""
-    known = _pairs(training.held("train", HELD)) if isinstance(training, Drawn) else training
-    targets, right = ([np.asarray(target) for _, target in part] for part in (known, test))
+    targets, right = ([np.asarray(target) for _, target in part] for part in (_known(training), test))
     if model.kind.answer == "number":
         return {"always the mean": float(np.mean((np.mean(targets) - np.stack(right)) ** 2))}
     if model.kind.answer == "keys":
         down = np.concatenate(targets)
         p = (down.sum(0) + 1) / (len(down) + 2)
-        return {"each key as often as it is down": _nll_of_keys(p[None], np.concatenate(right))}
+        return {"each key as often as it is down": nll_of_keys(p[None], np.concatenate(right))}
     y, right_y = (np.concatenate([np.atleast_1d(target) for target in part]) for part in (targets, right))
     if model.kind.answer == "classes":
         y, right_y = y[y != 0], right_y[right_y != 0]
@@ -234,107 +219,24 @@ def _pairs(columns):
     return list(zip(*columns, strict=True))
 
 
-def _kind(record):
-    """What kind of record this is.
-
-    Raises:
-      TypeError: none.
-    """
-    x, target = map(np.asarray, record)
-    answer = {
-        (0, "f"): "number",
-        (0, "i"): "class",
-        (0, "u"): "class",
-        (1, "i"): "classes",
-        (1, "u"): "classes",
-        (2, "b"): "keys",
-    }.get((target.ndim, target.dtype.kind))
-    if x.ndim not in (1, 2) or (x.ndim == 1 and x.dtype.kind not in "iu") or x.dtype.kind not in "fbiu":
-        raise TypeError(f"x should be features [T, D] or symbols int [T], got {checks.show(x)}")
-    if answer is None:
-        raise TypeError(
-            f"a target should be a float, an int, int [T] or bool [T, K], got {checks.show(target)} for an x of "
-            f"{checks.show(x)}"
-        )
-    outputs = 1 if answer == "number" else target.shape[1] if answer == "keys" else _count(target)
-    return Kind(x.ndim == 1, _count(x) if x.ndim == 1 else x.shape[1], answer, outputs)
-
-
-def _count(ids):
-    """How many there are from 0 to the greatest."""
-    return int(ids.max()) + 1 if ids.size else 0
-
-
-def _check(records, kind, where):
-    """Refuse records that are not of this kind."""
-    if not len(records):
-        raise ValueError(f"{where} should hold at least one record, got none")
-    for row, record in enumerate(records):
-        found = _kind(record)
-        x, target = map(np.asarray, record)
-        if not len(x):
-            raise ValueError(f"{where}, record {row}: x should have at least one step, got none")
-        if (found.symbols, found.answer) != (kind.symbols, kind.answer):
-            raise ValueError(f"{where}, record {row}: expected {_say(kind)}, got {_say(found)}")
-        if target.ndim and len(target) != len(x):
-            raise ValueError(f"{where}, record {row}: x has {len(x)} steps and its target {len(target)}")
-        if kind.answer == "keys" and found.outputs != kind.outputs:
-            raise ValueError(f"{where}, record {row}: expected {kind.outputs} keys, got {found.outputs}")
-        if kind.answer in ("class", "classes"):
-            low, high = int(target.min()), int(target.max())
-            if low < 0 or high >= kind.outputs:
-                raise ValueError(
-                    f"{where}, record {row}: classes should lie in [0, {kind.outputs}), got {low} to {high}"
-                )
-        if kind.answer == "number" and not np.isfinite(target):
-            raise ValueError(f"{where}, record {row}: the target should be a finite number, got {target}")
-    _check_xs([x for x, _ in records], kind, where)
-
-
-def _check_xs(xs, kind, where):
-    """Refuse sequences that are not of this kind."""
-    for row, x in enumerate(xs):
-        x = np.asarray(x)
-        if x.ndim != (1 if kind.symbols else 2) or (not kind.symbols and x.shape[1] != kind.inputs) or not len(x):
-            wanted = "symbols int [T]" if kind.symbols else f"features [T, {kind.inputs}]"
-            raise ValueError(f"{where}, record {row}: x should be {wanted} with T at least 1, got {checks.show(x)}")
-    try:
-        check_sequences(xs, kind.inputs if kind.symbols else None)
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"{where}: {error}") from None
-
-
-def _say(kind):
-    return f"{kind.inputs} {'symbols' if kind.symbols else 'features'} with {kind.answer} for a target"
-
-
-def _kind_of(training):
-    """The kind of all records together, and that they are of one kind."""
-    known = _pairs(training.held("train", HELD)) if isinstance(training, Drawn) else training
-    if not len(known):
-        raise ValueError("the training data should hold at least one record, got none")
-    kind, each = _kind(known[0]), [_kind(record) for record in known]
-    if kind.symbols:
-        kind = kind._replace(inputs=max(one.inputs for one in each))
-    if kind.answer in ("class", "classes"):
-        kind = kind._replace(outputs=max(one.outputs for one in each))
-    _check(known, kind, "the training data")
-    return kind
+def _known(training):
+    """Records to learn about the data from: all, or some of those that are drawn."""
+    return _pairs(training.held("train", HELD)) if isinstance(training, Drawn) else training
 
 
 def _task(training, dev, recipe):
     """A model without params, and its records made ready for training."""
     if recipe.bidirectional:
         raise ValueError("bidirectional should be False for sequences, which are read as they come")
-    kind = _kind_of(training)
-    _check(dev, kind, "the dev data")
+    kind = kind_of(_known(training))
+    check(dev, kind, "the dev data")
     if recipe.transpose and (kind.answer != "keys" or kind.inputs != kind.outputs):
-        raise ValueError(f"transpose is for the same keys in x and target, got {_say(kind)}")
+        raise ValueError(f"transpose is for the same keys in x and target, got {kind.say()}")
     model = Model(None, recipe, kind, _moments(training, recipe, kind))  # type: ignore[arg-type]
     xs, targets = zip(*dev, strict=True)
 
     def evaluate(params):
-        found = _measured(kind, _answers(params, xs, model), targets)
+        found = measured(kind, _answers(params, xs, model), targets)
         loss = found.pop("squared_error" if kind.answer == "number" else "nll")
         return {"dev_loss": loss} | {f"dev_{name}": value for name, value in found.items()}
 
@@ -357,9 +259,8 @@ def _moments(training, recipe, kind):
     if not recipe.standardise:
         return None
     if kind.symbols:
-        raise ValueError(f"standardise is for features, got {_say(kind)}")
-    known = _pairs(training.held("train", HELD)) if isinstance(training, Drawn) else training
-    return standard.moments([x for x, _ in known])
+        raise ValueError(f"standardise is for features, got {kind.say()}")
+    return standard.moments([x for x, _ in _known(training)])
 
 
 def _drawn_batches(training, model):
@@ -463,32 +364,6 @@ def _answers(params, xs, model):
 def _predict(params, xs, lengths, options):
     """The mean of the members' answers, of each of k models."""
     return members.mean_over(partial(sequencer.predict, options=options), params, xs, lengths)
-
-
-def _measured(kind, answers, targets):
-    """What the answers of k models are worth, [k] each."""
-    if kind.answer == "number":
-        found = np.stack(answers, -1).astype(np.float64)
-        return {"squared_error": ((found - np.asarray(targets, np.float64)) ** 2).mean(-1)}
-    if kind.answer == "keys":
-        p, y = np.concatenate(answers, 1), np.concatenate(targets)
-        return {"nll": np.array([_nll_of_keys(one, y) for one in p])}
-    p = np.stack(answers, 1) if kind.answer == "class" else np.concatenate(answers, 1)
-    y = np.asarray(targets) if kind.answer == "class" else np.concatenate(targets)
-    right, said = p.argmax(-1) == y, np.take_along_axis(p, y[None, :, None].astype(int), -1)[..., 0]
-    measured = {"accuracy": right.mean(-1), "nll": -np.log(np.maximum(said.astype(np.float64), TINY)).mean(-1)}
-    if kind.answer == "classes" and (y != 0).any():
-        measured["recall"] = right[:, y != 0].mean(-1)
-    return measured
-
-
-TINY = 1e-7  # about the least that a float32 tells from 0 beside 1
-
-
-def _nll_of_keys(p, y):
-    """The mean over frames of -log p of the keys y [N, K], each by itself with probability p [N, K] or [1, K]."""
-    p = np.clip(p.astype(np.float64), TINY, 1 - TINY)
-    return float(-np.where(y, np.log(p), np.log1p(-p)).sum(-1).mean())
 
 
 def _options(recipe, kind):

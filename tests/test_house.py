@@ -58,6 +58,7 @@ ROWS = {
     # batches of texts; the loop of training, which puts its parts together
     "batches": 7,
     "packing": 8,
+    "asked": 8,
     "datasets/catalogue": 7,
     "datasets/store": 8,
     "train/loop": 7,

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from lstmjax import datasets, recipe, sequences
+from lstmjax import asked, datasets, recipe, sequences
 from lstmjax.__main__ import main
 from lstmjax.commands.tasks import TASKS, of_set
 from lstmjax.datasets import Drawn
@@ -97,7 +97,7 @@ def test_other_cells_learn_what_is_near(cell):
     settings = SMALL._replace(cell=cell, hidden=(8,), learning_rate=2e-2, epochs=8, chrono=6)
     model, _ = sequences.fit(records[:150], records[150:], settings)
     assert sequences.evaluate(model, records[150:])["accuracy"] > 0.95
-    assert model.kind == sequences.Kind(True, 2, "class", 2)
+    assert model.kind == asked.Kind(True, 2, "class", 2)
 
 
 def _scales(n, rng):
@@ -125,10 +125,10 @@ def test_the_next_notes_are_learnt_in_keys_that_were_not_heard():
 
 def test_measures_are_their_equations():
     rng = np.random.default_rng(0)
-    kind = sequences.Kind(False, 1, "classes", 3)
+    kind = asked.Kind(False, 1, "classes", 3)
     p = [rng.dirichlet(np.ones(3), (2, n)) for n in (4, 2)]  # two models, records of 4 and 2 steps
     y = [np.array([0, 1, 2, 0]), np.array([2, 0])]
-    found = sequences._measured(kind, p, y)
+    found = asked.measured(kind, p, y)
     for k in range(2):
         steps = [(p[n][k, t], y[n][t]) for n in range(2) for t in range(len(y[n]))]
         assert found["nll"][k] == pytest.approx(np.mean([-np.log(q[c]) for q, c in steps]))
@@ -136,8 +136,8 @@ def test_measures_are_their_equations():
         assert found["recall"][k] == np.mean([q.argmax() == c for q, c in steps if c != 0])
     p, y = [rng.random((1, n, 88)) for n in (3, 1)], [rng.random((n, 88)) < 0.5 for n in (3, 1)]
     each = [-np.log(q if down else 1 - q) for n in range(2) for q, down in zip(p[n].ravel(), y[n].ravel(), strict=True)]
-    assert sequences._measured(kind._replace(answer="keys"), p, y)["nll"][0] == pytest.approx(np.sum(each) / 4)
-    found = sequences._measured(kind._replace(answer="number"), [np.array([1.0]), np.array([4.0])], [0.0, 2.0])
+    assert asked.measured(kind._replace(answer="keys"), p, y)["nll"][0] == pytest.approx(np.sum(each) / 4)
+    found = asked.measured(kind._replace(answer="number"), [np.array([1.0]), np.array([4.0])], [0.0, 2.0])
     assert found["squared_error"] == [2.5]
 
 
@@ -439,7 +439,7 @@ def test_refusals(call, says):
 
 def test_what_a_model_is_asked_is_of_its_kind():
     records = [(np.array([0, 1, 1]), 1.0)]
-    kind = sequences._kind_of(records)
+    kind = asked.kind_of(records)
     params = jax.vmap(lambda key: sequencer.init(key, 2, 1, hidden=3))(jax.random.split(jax.random.key(0), 1))
     model = sequences.Model(params, SMALL, kind)
     with pytest.raises(ValueError, match=r"xs, record 0: x should be symbols int \[T\]"):
