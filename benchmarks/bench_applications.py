@@ -4,12 +4,14 @@
     python benchmarks/bench_applications.py snips --seeds 0     # one of them, once
     python benchmarks/bench_applications.py --latency           # how long an answer takes
 
-Results go to a file after every run, and a run that stands there is not made again (`--again`). The model is chosen on
-dev data; test data are looked at once, at the end.
+Results go to a file after every run, and a run that stands there is not made again (`--again`). One that was stopped,
+by Ctrl-C or otherwise, goes on where it was when the same command is given again: until it is finished its snapshots
+are in a folder beside the file. The model is chosen on dev data; test data are looked at once, at the end.
 """
 
 import argparse
 import json
+import shutil
 import statistics
 import sys
 import time
@@ -24,7 +26,7 @@ from rich.table import Table
 from lstmjax import classify, datasets, members, recipe
 from lstmjax.commands import compare
 from lstmjax.commands.tasks import TASKS, of_set
-from lstmjax.train import Watch
+from lstmjax.train import Snapshots, Watch
 
 LESS = ("nll", "squared_error", "perplexity")  # measures of which less is better
 RESULTS = Path(__file__).parent / "results" / "applications.json"
@@ -49,9 +51,10 @@ def main() -> int:
         for seed in options.seeds:
             if options.again or str(seed) not in one["runs"]:
                 console.rule(f"{name}, seed {seed}")
-                found = run(name, seed, console, one)
+                folder = options.json.with_suffix(".runs") / f"{name}-{seed}"
+                found = run(name, seed, console, one, folder)
                 if found is None:
-                    console.print("Stopped: this run is not written down")
+                    console.print(f"Stopped; the same command goes on from {folder}/")
                     return 130
                 one |= found
                 options.json.write_text(json.dumps(held, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -59,8 +62,26 @@ def main() -> int:
     return 0
 
 
-def run(name: str, seed: int, console: Console, before: dict) -> dict | None:
-    """Train and measure a recipe once; baselines too if they are not there yet. None if it was stopped."""
+class Clock(Watch):
+    """Also keeps, in a file, the seconds that a run has taken up to its last whole epoch, before it was stopped too."""
+
+    def __init__(self, console: Console, file: Path):
+        super().__init__(console)
+        self.file, self.began = file, time.perf_counter()
+        self.before = json.loads(file.read_text()) if file.exists() else 0.0
+
+    def epoch_ends(self, record, better):
+        super().epoch_ends(record, better)
+        self.file.write_text(json.dumps(self.seconds()))
+
+    def seconds(self) -> float:
+        """Up to now."""
+        return self.before + time.perf_counter() - self.began
+
+
+def run(name: str, seed: int, console: Console, before: dict, folder: Path) -> dict | None:
+    """Train and measure a recipe once, from where it was stopped if it was; baselines too if they are not there yet.
+    None if it is stopped."""
     file = recipe.read(name)
     task = TASKS[file.task]
     settings = recipe.checked(task.recipe._replace(**file.settings, seed=seed, order=seed))
@@ -68,11 +89,14 @@ def run(name: str, seed: int, console: Console, before: dict) -> dict | None:
         training, dev, test = of_set(task, file.data, settings, "train", "dev", "test")
     else:
         training, dev, test = (classify.sample(split) for split in ("train", "dev", "test"))
-    began = time.perf_counter()
-    model, fitted = task.module.fit(training, dev, settings, watch=Watch(console))
-    seconds = time.perf_counter() - began
+    folder.mkdir(parents=True, exist_ok=True)
+    clock = Clock(console, folder / "seconds.json")
+    with Snapshots(folder / "snapshots") as snapshots:
+        model, fitted = task.module.fit(training, dev, settings, snapshots=snapshots, resume=True, watch=clock)
+    seconds = clock.seconds()
     if fitted.interrupted:
         return None
+    shutil.rmtree(folder)
     found = {
         split: {key: value for key, value in task.module.evaluate(model, part).items() if isinstance(value, float)}
         for split, part in (("dev", dev), ("test", test))

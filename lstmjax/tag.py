@@ -174,9 +174,9 @@ def predict(
         if not -1 <= predicate < max(1, len(words)):
             raise ValueError(f"predicates should be words of their sequences, or -1, got {predicate} of {len(words)}")
     records = [Record(tuple(words), (), predicate) for words, predicate in zip(sequences, predicates, strict=True)]
-    asked = _asked(records, model.recipe, AT_MOST)
-    ids = [model.reader.encode(words) for words in asked.words]
-    found = _decode(members.Alone(model.params), ids, asked, len(records), model.recipe, model.tags)[0]
+    groups = _grouped(records, model.recipe, AT_MOST)
+    ids = [model.reader.encode(words) for words in groups.words]
+    found = _decode(members.Alone(model.params), ids, groups, len(records), model.recipe, model.tags)[0]
     return [tuple(model.tags[k] for k in row) for row in found]
 
 
@@ -280,19 +280,19 @@ def _task(training, dev, recipe, parts=1):
     if recipe.tokens != "words":
         raise ValueError(f'tokens should be "words", since every word has a tag, got {recipe.tokens!r}')
     tags = tuple(sorted({tag for record in training for tag in record.tags} | {"O"}))
-    asked = _asked(training, recipe, recipe.batch_size)
-    normal = ([text.normalise(word) for word in words] for words in dict.fromkeys(asked.words))
+    groups = _grouped(training, recipe, recipe.batch_size)
+    normal = ([text.normalise(word) for word in words] for words in dict.fromkeys(groups.words))
     vocabulary = text.Vocabulary.count(normal, size=recipe.vocabulary, min_count=recipe.min_count)
     read = Reader(vocabulary, pieces=recipe.pieces)
     recipe, known = members.known_vectors(recipe, read)
     index = {tag: k for k, tag in enumerate(tags)}
     targets = [np.array([index[tag] for tag in record.tags], np.int32) for record in training]
-    ids = [read.encode(words) for words in asked.words]
-    held = _asked(dev, recipe, AT_MOST)
+    ids = [read.encode(words) for words in groups.words]
+    held = _grouped(dev, recipe, AT_MOST)
     held_ids = [read.encode(words) for words in held.words]
 
     def batch(pack):
-        shown, rows = _batch(ids, asked, pack)
+        shown, rows = _batch(ids, groups, pack)
         weights = np.zeros(pack.asked, np.float32)
         weights[: len(rows)] = 1
         there = text.pad([targets[row] for row in rows] + [targets[0][:0]] * (pack.asked - len(rows)), pack.length)[0]
@@ -308,8 +308,8 @@ def _task(training, dev, recipe, parts=1):
     task = members.Task(
         recipe,
         Packs(
-            [len(words) for words in asked.words],
-            [len(rows) for rows in asked.rows],
+            [len(words) for words in groups.words],
+            [len(rows) for rows in groups.rows],
             batch,
             batch_size=recipe.batch_size,
             buckets=recipe.buckets,
@@ -328,7 +328,7 @@ def _task(training, dev, recipe, parts=1):
     return Model(None, recipe, read, tags), task  # type: ignore[arg-type]
 
 
-class _Asked(NamedTuple):
+class _Grouped(NamedTuple):
     """Sentences, and what is asked of each: the roles of its predicates, and where these are."""
 
     words: list[tuple[str, ...]]
@@ -337,16 +337,16 @@ class _Asked(NamedTuple):
     several: bool  # False: one record each, and no predicates
 
 
-def _asked(records, recipe, at_most):
+def _grouped(records, recipe, at_most):
     """Records by their sentences, of each at most so many at once; one by one where there are no predicates."""
     predicates = np.array([record.predicate for record in records], np.int32)
     if not recipe.reach:
-        return _Asked([record.words for record in records], [[n] for n in range(len(records))], predicates, False)
+        return _Grouped([record.words for record in records], [[n] for n in range(len(records))], predicates, False)
     rows: dict[tuple[str, ...], list[int]] = {}
     for n, record in enumerate(records):
         rows.setdefault(tuple(record.words), []).append(n)
     parts = [(words, of[k : k + at_most]) for words, of in rows.items() for k in range(0, len(of), at_most)]
-    return _Asked([words for words, _ in parts], [of for _, of in parts], predicates, True)
+    return _Grouped([words for words, _ in parts], [of for _, of in parts], predicates, True)
 
 
 class _Shown(NamedTuple):
@@ -358,25 +358,25 @@ class _Shown(NamedTuple):
     sentences: np.ndarray | None
 
 
-def _batch(ids, asked, pack):
+def _batch(ids, groups, pack):
     """A batch of sentences as the model wants it, and the records that its rows of tags are of."""
     held = [ids[k] for k in pack.rows]
     shown, lengths = text.pad(held + [held[0][:0]] * (pack.sequences - len(held)), pack.length)
-    rows = [row for k in pack.rows for row in asked.rows[k]]
+    rows = [row for k in pack.rows for row in groups.rows[k]]
     predicates, sentences = np.full(pack.asked, -1, np.int32), np.zeros(pack.asked, np.int32)
-    predicates[: len(rows)] = asked.predicates[rows]
-    sentences[: len(rows)] = np.repeat(np.arange(len(pack.rows)), [len(asked.rows[k]) for k in pack.rows])
-    return _Shown(shown, lengths, predicates, sentences if asked.several else None), rows
+    predicates[: len(rows)] = groups.predicates[rows]
+    sentences[: len(rows)] = np.repeat(np.arange(len(pack.rows)), [len(groups.rows[k]) for k in pack.rows])
+    return _Shown(shown, lengths, predicates, sentences if groups.several else None), rows
 
 
-def _decode(params, ids, asked, records, recipe, tags):
+def _decode(params, ids, groups, records, recipe, tags):
     """Of k models, whose leaves have a leading axis: the tags int [T_n] of each of so many records, k lists of them."""
     models = members.apart(params)
     found: list[list] = [[np.zeros(0, np.int32)] * records for _ in models]
     options = _options(recipe)
-    for pack in in_order([len(s) for s in ids], [len(rows) for rows in asked.rows], AT_MOST):
-        shown, rows = _batch(ids, asked, pack)
-        given = shown if asked.several else shown._replace(predicates=None)
+    for pack in in_order([len(s) for s in ids], [len(rows) for rows in groups.rows], AT_MOST):
+        shown, rows = _batch(ids, groups, pack)
+        given = shown if groups.several else shown._replace(predicates=None)
         lengths = tagger.lengths_of(shown.lengths, shown.sentences)
         for row, one in enumerate(models):
             best = np.asarray(_best(one, *given, options=options, tags=tags))

@@ -7,12 +7,14 @@ import importlib.util
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import jax
 import pytest
+from rich.console import Console
 
 from lstmjax.backends import nvcc
 
@@ -102,6 +104,31 @@ def test_every_cut_of_the_kernel_is_compared_and_timed(tmp_path, monkeypatch, ca
     assert [row["direction"] for row in found["kernels"]] == ["forward", "backward"]
     assert all(len(row["us_per_step"]) > 4 for row in found["kernels"])
     assert capsys.readouterr().out.count("of the best") == 2
+
+
+def test_a_recipe_that_was_stopped_goes_on(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    applications = importlib.import_module("bench_applications")
+    small = tmp_path / "small.toml"
+    small.write_text('task = "classify"\nmembers = 1\nembedding = 4\nhidden = [4]\nepochs = 3\nbuckets = 1\n')
+    console, before = Console(quiet=True), {"runs": {}, "baselines": {}}
+    whole = applications.run(str(small), 0, console, before, tmp_path / "whole")["runs"]["0"]
+
+    class Stopped(applications.Clock):
+        def epoch_ends(self, record, better):
+            super().epoch_ends(record, better)
+            if record["epoch"] == 2:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(applications, "Clock", Stopped)
+        assert applications.run(str(small), 0, console, before, tmp_path / "halves") is None
+    taken = json.loads((tmp_path / "halves" / "seconds.json").read_text())
+    halves = applications.run(str(small), 0, console, before, tmp_path / "halves")["runs"]["0"]
+    assert halves["seconds"] > taken > 0
+    del whole["seconds"], halves["seconds"]
+    assert halves == whole
+    assert [path.name for path in tmp_path.iterdir()] == ["small.toml"]
 
 
 def run(name, arguments, needs):
