@@ -40,7 +40,7 @@ class Packs:
 
     >>> packs = Packs([3, 9, 4, 8], [2, 1, 1, 1], lambda pack: (len(pack.rows), *pack[1:]), batch_size=3, buckets=2)
     >>> sorted(packs(0)), len(packs(1))
-    ([(2, 4, 2, 3), (2, 9, 2, 2)], 2)
+    ([(1, 3, 1, 2), (3, 9, 3, 3)], 2)
     """
 
     def __init__(

@@ -118,7 +118,7 @@ def test_a_recipe_that_was_stopped_goes_on(tmp_path, monkeypatch):
         def epoch_ends(self, record, better):
             super().epoch_ends(record, better)
             if record["epoch"] == 2:
-                os.kill(os.getpid(), signal.SIGINT)
+                signal.raise_signal(signal.SIGTERM)
 
     with monkeypatch.context() as patch:
         patch.setattr(applications, "Clock", Stopped)
