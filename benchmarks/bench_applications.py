@@ -106,7 +106,7 @@ def run(name: str, seed: int, console: Console, before: dict, folder: Path) -> d
         "task": file.task,
         "data": file.data,
         "measure": task.module.measure(model),
-        "machine": timing.cpu_name(),
+        "machine": timing.cpu_name() if jax.default_backend() == "cpu" else jax.devices()[0].device_kind,
     }
     after |= {"weights": sum(a.size for a in jax.tree.leaves(model.params)), "runs": runs}
     if "baselines" not in before:

@@ -9,10 +9,16 @@ float64 reference, and one that is wrong is not timed. A ratio above 1 says that
 backend=None chooses; the ratio of the same backend by name shows the noise of the run. `lstmjax-bfloat16` has products
 in bfloat16, and with --devices N `lstmjax-devices` splits the batch over N CPU devices; all others run on one. Two run
 only where --against names them: `lstmjax-outputs` keeps least for the gradient, `torch-compile` compiles for minutes.
+
+With --processes N, for a GPU that is at hand for minutes, the shapes are dealt to N processes. All compile and check at
+the same time; once they have, one after the other times its shapes while the rest wait.
 """
 
 import argparse
+import contextlib
+import fcntl
 import functools
+import itertools
 import json
 import os
 import platform
@@ -26,6 +32,8 @@ from typing import NamedTuple
 
 import cases
 import jax
+import jax.numpy as jnp
+import parallel
 import plots
 import timing
 from rich.console import Console
@@ -53,6 +61,11 @@ BUSY = 0.05
 
 COLUMNS = ("implementation", "ms", "ratio to ours (◀ lost)", "95 %", "of peak", "error", "compile s", "temp MiB")
 MEAN_COLUMNS = ("against", "mode", "dtype", "geometric mean of ratios", "wins", "losses")
+
+
+# Sizes from which on a case is made small work of: inputs that no cache holds, so that one draw of them is enough, and
+# floating point operations for which NumPy takes minutes and a GPU has float64 of its own.
+UNCACHED, SLOW = 2**24, 1e11
 
 
 class Row(NamedTuple):
@@ -112,16 +125,13 @@ def main() -> int:
     if args.devices > 1:
         jax.config.update("jax_num_cpu_devices", args.devices)
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
-    started, cpu = time.perf_counter(), timing.cpu_seconds()
     report = Report(_machine(), {}, [], [], [])
-    work = [(case, dtype) for case in args.shape or cases.GRIDS[args.grid] for dtype in args.dtype]
+    shapes = args.shape or cases.GRIDS[args.grid]
+    run = _everywhere if args.processes > 1 else _here
     try:
-        for k, (case, dtype) in enumerate(work):
-            rows = _run(case, dtype, args, report, f"{k + 1}/{len(work)}")
+        for rows in run(shapes, args, report):
             report.rows.extend(rows)
             report.means[:] = _means(report.rows)
-            report.machine["seconds"] = round(time.perf_counter() - started, 1)
-            report.machine["cpu_taken_by_others"] = _others(cpu, report.machine["seconds"])
             _progress("")
             if not args.markdown:
                 _print_rows(console, rows)
@@ -150,6 +160,8 @@ def _arguments():
     parser.add_argument("--mode", nargs="+", choices=MODES, default=MODES, help="forward, or with all gradients")
     parser.add_argument("--dtype", nargs="+", choices=BOUNDS, default=["float32"], help="of the matrix products")
     parser.add_argument("--devices", type=int, metavar="N", help="CPU devices, for lstmjax-devices (grid cpu: cores)")
+    parser.add_argument("--processes", type=int, default=1, metavar="N", help="that compile and check (default: 1)")
+    parser.add_argument("--turn", type=Path, metavar="FILE", help=argparse.SUPPRESS)  # of one of these processes
     parser.add_argument("--seconds", type=float, help="of timing for each shape and mode, 15 rounds at least")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all rows and the machine")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the ratios, or of the grid 'growth' the times")
@@ -171,15 +183,66 @@ def _arguments():
         parser.error("--plot needs matplotlib")
     if args.devices is None:
         args.devices = timing.threads() if args.grid == "cpu" and not args.shape else 1
-    if args.devices < 1:
-        parser.error(f"--devices should be at least 1, got {args.devices}")
+    for name in ("devices", "processes"):
+        if getattr(args, name) < 1:
+            parser.error(f"--{name} should be at least 1, got {getattr(args, name)}")
     if args.seconds is None:
         args.seconds = SECONDS["calm" if args.shape else "quick" if args.grid == "quick" else "grid"]
     return args
 
 
-def _run(case, dtype, args, report, place):
-    """The rows of one case, in both modes; what is absent or fails goes into `report`. `place` is for the progress."""
+def _here(shapes, args, report):
+    """The rows of each case and dtype, timed here; what is absent or fails goes into `report`."""
+    work = [(case, dtype) for case in shapes for dtype in args.dtype]
+    started, cpu = time.perf_counter(), timing.cpu_seconds()
+    if args.turn:
+        with _turn(args.turn, fcntl.LOCK_SH):
+            ready = [_ready(case, dtype, args, report, f"{k + 1}/{len(work)}") for k, (case, dtype) in enumerate(work)]
+    with _turn(args.turn, fcntl.LOCK_EX):
+        if args.turn:
+            started, cpu = time.perf_counter(), timing.cpu_seconds()
+        for k, (case, dtype) in enumerate(work):
+            place = f"{k + 1}/{len(work)}"
+            prepared = ready[k] if args.turn else _ready(case, dtype, args, report, place)
+            rows = _timed(case, dtype, args, report, place, *prepared)
+            report.machine["seconds"] = round(time.perf_counter() - started, 1)
+            report.machine["cpu_taken_by_others"] = _others(cpu, report.machine["seconds"])
+            yield rows
+
+
+def _everywhere(shapes, args, report):
+    """The same, timed by other processes that compile at the same time."""
+    started, parts = time.perf_counter(), []
+    for part in parallel.run(Path(__file__), shapes, args):
+        parts.append(part["machine"])
+        for name, reasons in part["absent"].items():
+            held = report.absent.setdefault(name, [])
+            held.extend(reason for reason in reasons if reason not in held)
+        report.failures.extend(part["failures"])
+        peaks = report.machine["gemm_peak_gflops"]
+        for dtype, peak in parts[-1]["gemm_peak_gflops"].items():
+            peaks[dtype] = max(peak, peaks.get(dtype, 0))
+        report.machine["seconds"] = round(time.perf_counter() - started, 1)
+        shares = [machine["cpu_taken_by_others"] for machine in parts]
+        report.machine["cpu_taken_by_others"] = None if None in shares else max(shares)
+        rows = [Row(**row) for row in part["rows"]]
+        for _, of_one in itertools.groupby(rows, lambda row: (row.case, row.dtype)):
+            yield list(of_one)
+
+
+@contextlib.contextmanager
+def _turn(path, kind):
+    """Hold the lock of a file, if there is one: LOCK_SH with others that compile, LOCK_EX alone."""
+    if path is None:
+        yield
+        return
+    with path.open("w") as file:
+        fcntl.flock(file, kind)
+        yield
+
+
+def _ready(case, dtype, args, report, place):
+    """The problems of a case, and by name what is compiled and right. `place` is for the progress."""
     _progress(f"{place} {case} {dtype}: float64 reference")
     problems, right = _problems(case)
     ready = {}
@@ -194,6 +257,11 @@ def _run(case, dtype, args, report, place):
             ready[name] = _prepare(name, case, RIVALS[name].dtype or dtype, args.mode, problems, right)
         except Exception as problem:  # whatever a rival raises; the others still run
             report.failures.append(f"{name} at {case} {dtype}: {type(problem).__name__}: {problem}")
+    return [problem.lengths for problem in problems], ready
+
+
+def _timed(case, dtype, args, report, place, lengths, ready):
+    """The rows of one case, in both modes."""
     if REFERENCE not in ready:
         return []
     rows, gemm = [], timing.gemm(dtype)
@@ -205,7 +273,7 @@ def _run(case, dtype, args, report, place):
         # is slow to wake.
         spins = {"torch", "torch-compile"} & set(calls) and jax.default_backend() == "cpu"
         times = timing.interleave(calls, inputs, args.seconds, pause=0.003 if spins else 0)
-        work = statistics.mean(cases.flops(case, mode, problem.lengths) for problem in problems)
+        work = statistics.mean(cases.flops(case, mode, each) for each in lengths)
         for name, (_, compiled, errors) in ready.items():
             ms, ratio = statistics.median(times[name]), timing.ratio(times[name], times[REFERENCE])
             share = work / gemm.flops * timing.ratio(times["gemm"], times[name]).median
@@ -219,9 +287,15 @@ def _run(case, dtype, args, report, place):
 
 @functools.lru_cache(maxsize=1)
 def _problems(case):
-    """Three draws of a case, and by mode what is right for the first: the same for every dtype."""
-    problems = [cases.draw(case, seed) for seed in range(3)]
-    return problems, dict(zip(MODES, cases.reference(problems[0]), strict=True))
+    """Draws of a case, and by mode what is right for the first: the same for every dtype."""
+    large = case.T * case.B * (case.D + case.H) > UNCACHED
+    problems = [cases.draw(case, seed) for seed in range(1 if large else 3)]
+    if jax.default_backend() == "gpu" and cases.flops(case, "train", problems[0].lengths) > SLOW:
+        with jax.enable_x64(True):
+            right = jax.device_get(cases.reference(problems[0], jnp))
+    else:
+        right = cases.reference(problems[0])
+    return problems, dict(zip(MODES, right, strict=True))
 
 
 def _prepare(name, case, dtype, modes, problems, right):
@@ -328,9 +402,9 @@ def _remarks(report):
     remarks += [
         f"{machine['cpu']}, device {machine['device']}, {machine['threads']} threads each; GEMM peak {peaks}.",
         f"Python {machine['python']}, {versions}.",
-        f"{machine['seconds']} s in all.",
+        f"{machine.get('seconds', 0)} s in all.",
     ]
-    if (machine["cpu_taken_by_others"] or 0) > BUSY:
+    if (machine.get("cpu_taken_by_others") or 0) > BUSY:
         share = f"{100 * machine['cpu_taken_by_others']:.0f} %"
         remarks.append(f"Other processes took {share} of the CPU: do not trust these times, run it again.")
     return remarks

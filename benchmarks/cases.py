@@ -146,23 +146,27 @@ def flops(case: Case, mode: str, lengths: Any) -> float:
     return forward if mode == "forward" else 3 * forward
 
 
-def reference(problem: Problem) -> tuple[Outputs, Operands]:
+def reference(problem: Problem, xp: Any = np) -> tuple[Outputs, Operands]:
     """The outputs, and the gradient of the loss, in float64 by hand: every step written out, forward and back.
 
     loss = sum(weight * ys) + sum over layers of 0.5 sum(h_T) - 0.25 sum(c_T)
+
+    Args:
+      problem: a case with numbers in it.
+      xp: NumPy, or jax.numpy where it has float64 (`jax.enable_x64`): the same, on a GPU in seconds for minutes.
     """
-    layers, states, xs = _map(np.float64, problem.operands)
+    layers, states, xs = _map(lambda array: xp.asarray(array, xp.float64), problem.operands)
     lengths, finals, tapes = problem.lengths, [], []
     for directions, initial in zip(layers, states, strict=True):
-        runs = [_forward(*pair, xs, lengths, k) for k, pair in enumerate(zip(directions, initial, strict=True))]
+        runs = [_forward(xp, *pair, xs, lengths, k) for k, pair in enumerate(zip(directions, initial, strict=True))]
         finals.append(tuple(final for final, _, _ in runs))
         tapes.append([tape for _, _, tape in runs])
         xs = np.concatenate([ys for _, ys, _ in runs], axis=-1)
     dys, d_layers, d_states = problem.weight.astype(np.float64), [], []
     for directions, final, tape in zip(layers[::-1], finals[::-1], tapes[::-1], strict=True):
-        d_finals = [State(np.full_like(s.h, 0.5), np.full_like(s.c, -0.25)) for s in final]
+        d_finals = [State(xp.full_like(s.h, 0.5), xp.full_like(s.c, -0.25)) for s in final]
         parts = np.split(dys, len(directions), axis=-1)
-        runs = [_backward(*four) for four in zip(directions, tape, parts, d_finals, strict=True)]
+        runs = [_backward(xp, *four) for four in zip(directions, tape, parts, d_finals, strict=True)]
         d_layers.insert(0, tuple(d_layer for d_layer, _, _ in runs))
         d_states.insert(0, tuple(d_state for _, d_state, _ in runs))
         dys = sum(dxs for _, _, dxs in runs)
@@ -183,45 +187,48 @@ def error(got: Any, want: Any, problem: Problem) -> float:
     return float(np.max(worst))  # a NaN stays one, where Python's max may lose it
 
 
-def _forward(layer, state, xs, lengths, reverse):
+def _forward(xp, layer, state, xs, lengths, reverse):
     """The final state, ys in the order of time, and what the backward pass needs of each step."""
     (w_x, w_h, b), (h, c), T = layer, state, len(xs)
-    ys, tape = np.zeros((*xs.shape[:2], h.shape[-1])), []
+    ys, tape = [None] * T, []
     for t in reversed(range(T)) if reverse else range(T):
         valid = np.ones((len(h), 1), bool) if lengths is None else (t < lengths)[:, None]
-        i, f, g, o = np.split(xs[t] @ w_x + h @ w_h + b, 4, axis=-1)
-        i, f, g, o = _sigmoid(i), _sigmoid(f), np.tanh(g), _sigmoid(o)
+        i, f, g, o = xp.split(xs[t] @ w_x + h @ w_h + b, 4, axis=-1)
+        i, f, g, o = _sigmoid(xp, i), _sigmoid(xp, f), xp.tanh(g), _sigmoid(xp, o)
         c_next = f * c + i * g
-        h_next = o * np.tanh(c_next)
+        h_next = o * xp.tanh(c_next)
         tape.append((t, valid, xs[t], h, c, i, f, g, o, c_next))
-        ys[t] = np.where(valid, h_next, 0)
-        h, c = np.where(valid, h_next, h), np.where(valid, c_next, c)
-    return State(h, c), ys, tape
+        ys[t] = xp.where(valid, h_next, 0)
+        h, c = xp.where(valid, h_next, h), xp.where(valid, c_next, c)
+    return State(h, c), _stack(ys), tape
 
 
-def _backward(layer, tape, dys, d_final):
+def _backward(xp, layer, tape, dys, d_final):
     """The gradients of the layer, its initial state and its inputs."""
     w_x, w_h, b = layer
     (dh, dc), T = d_final, len(tape)
-    dw_x, dw_h, db = np.zeros_like(w_x), np.zeros_like(w_h), np.zeros_like(b)
-    dxs = np.zeros((T, len(dh), len(w_x)))
+    dw_x, dw_h, db = xp.zeros_like(w_x), xp.zeros_like(w_h), xp.zeros_like(b)
+    dxs = [None] * T
     for t, valid, x, h, c, i, f, g, o, c_next in reversed(tape):
-        tanh_c = np.tanh(c_next)
+        tanh_c = xp.tanh(c_next)
         dh_next = dys[t] + dh
         dc_next = dc + dh_next * o * (1 - tanh_c**2)
         slopes = (g * i * (1 - i), c * f * (1 - f), i * (1 - g**2))
         dz = [dc_next * slope for slope in slopes] + [dh_next * tanh_c * o * (1 - o)]
-        dz = np.where(valid, np.concatenate(dz, axis=-1), 0)
-        dw_x += x.T @ dz
-        dw_h += h.T @ dz
-        db += dz.sum(0)
+        dz = xp.where(valid, xp.concatenate(dz, axis=-1), 0)
+        dw_x, dw_h, db = dw_x + x.T @ dz, dw_h + h.T @ dz, db + dz.sum(0)
         dxs[t] = dz @ w_x.T
-        dh, dc = np.where(valid, dz @ w_h.T, dh), np.where(valid, dc_next * f, dc)
-    return Layer(dw_x, dw_h, db), State(dh, dc), dxs
+        dh, dc = xp.where(valid, dz @ w_h.T, dh), xp.where(valid, dc_next * f, dc)
+    return Layer(dw_x, dw_h, db), State(dh, dc), _stack(dxs)
 
 
-def _sigmoid(z):
-    return 0.5 * np.tanh(0.5 * z) + 0.5
+def _stack(steps):
+    """Arrays on the host: as one operation on a GPU it would have thousands of operands."""
+    return np.stack([np.asarray(step) for step in steps])
+
+
+def _sigmoid(xp, z):
+    return 0.5 * xp.tanh(0.5 * z) + 0.5
 
 
 def _normal(rng, *shape):

@@ -74,7 +74,7 @@ def interleave(
     """
     single = {name: _warm(call, inputs[name]) for name, call in calls.items()}
     # A sample of many short calls: the clock, and what the last implementation left in the caches, weigh less.
-    enough = 0.02 if jax.default_backend() == "gpu" else 0.002
+    enough = 0.01 if jax.default_backend() == "gpu" else 0.002
     repeats = {name: max(1, min(50, int(enough / t))) for name, t in single.items()}
     a_round = sum(single[name] * repeats[name] + pause for name in calls)
     rounds = max(15, min(200, int(seconds / a_round)))

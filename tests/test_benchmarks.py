@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import pytest
 from rich.console import Console
 
@@ -55,6 +56,42 @@ def test_it_runs_and_writes_its_figures(name, tmp_path):
     run(name, arguments, needs)
     if name != "bench_classifier":
         assert json.loads(written.read_text())
+
+
+@pytest.mark.slow
+def test_processes_time_all_that_one_would(tmp_path):
+    written, shapes = tmp_path / "figures.json", ["4,2,4,4", "5,2,4,4,lengths", "6,2,4,4"]
+    run("bench_scan", ["--shape", *shapes, "--seconds", "0.05", "--against", "flax-linen", "--processes", "2",
+                       "--json", str(written)], ())  # fmt: skip
+    found = json.loads(written.read_text())
+    assert found["failures"] == []
+    names = [f"{row['T']},{row['B']},{row['D']},{row['H']},{row['variant']}" for row in found["rows"]]
+    assert {name.removesuffix(",plain") for name in names} == set(shapes)
+    assert len(found["rows"]) == len(shapes) * 2 * 2  # implementations, modes
+    assert [mean["wins"] + mean["losses"] for mean in found["means"]] == [3, 3]
+
+
+@pytest.mark.parametrize("variant", ["plain", "bidirectional", "stack2", "lengths"])
+def test_the_reference_is_the_same_on_a_device(variant, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    cases = importlib.import_module("cases")
+    problem = cases.draw(cases.Case(5, 3, 4, 2, variant), 0)
+    with jax.enable_x64(True), jax.numpy_rank_promotion("allow"):  # as NumPy does
+        there = cases.reference(problem, jnp)
+    for got, want in zip(there, cases.reference(problem), strict=True):
+        assert cases.error(got, want, problem) < 1e-14
+
+
+def test_shapes_are_dealt_each_once(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    cases, parallel = importlib.import_module("cases"), importlib.import_module("parallel")
+    shapes = cases.GRIDS["gpu"]
+    parts = parallel.deal(shapes, 12)
+    assert sorted(case for part in parts for case in part) == sorted(shapes)
+    assert {len(part) for part in parts} == {len(shapes) // 12}
+    largest = [max(case.T * case.B * case.H for case in part) for part in parts]
+    assert min(largest) > max(min(case.T * case.B * case.H for case in part) for part in parts)
+    assert parallel.deal(shapes[:1], 2) == [shapes[:1]]
 
 
 @pytest.mark.slow
