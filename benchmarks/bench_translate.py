@@ -111,9 +111,6 @@ def compare(options: argparse.Namespace, width: int, size: int, feeding: bool) -
 
 def quality(options: argparse.Namespace, width: int, size: int, seed: int, console: Console) -> dict:
     """Both trained on all records for as many epochs, the last weights of each measured on the test records."""
-    import torch
-
-    torch.manual_seed(seed)
     turn, epochs, held = -1 if options.reverse else 1, options.epochs, datasets.load(options.data)
     training, dev, test = ([tuple(one)[::turn] for one in held[split]] for split in ("train", "dev", "test"))
     how = settings(width, size, epochs=epochs, patience=epochs, average=0.0, seed=seed, best="loss")
@@ -125,17 +122,28 @@ def quality(options: argparse.Namespace, width: int, size: int, seed: int, conso
     row["lstmjax seconds"] = time.perf_counter() - began
     last = jax.device_get(fitted.state.params)
     row |= {f"lstmjax {name}": value for name, value in translate.evaluate(model._replace(params=last), test).items()}
-    _, task = translate._task(training, dev, how)
-    net, began, steps = _net(model), time.perf_counter(), len(task.batches(0)) * epochs
+    return row | their_quality(training, dev, test, how)
+
+
+def their_quality(training: list, dev: list, test: list, how: recipe.Recipe) -> dict:
+    """PyTorch's half: from the weights that ours begins with, over the same batches, by the same schedule."""
+    import torch
+
+    torch.manual_seed(how.seed)
+    model, task = translate._task(training, dev, how)
+    net = _net(model)
+    params, _ = members._begin(task, task.recipe)
+    _adopt(net, jax.tree.map(lambda a: np.array(a[0]), params))
+    began, steps = time.perf_counter(), len(task.batches(0)) * how.epochs
     optimizer = torch.optim.AdamW(net.parameters(), lr=how.learning_rate, weight_decay=how.weight_decay)
     warm = max(1, steps // 20)
     shape = lambda n: n / warm if n < warm else (1 + np.cos(np.pi * (n - warm) / (steps - warm))) / 2  # noqa: E731
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, shape)
-    for epoch in range(epochs):
+    for epoch in range(how.epochs):
         for batch in task.batches(epoch):
             _step(net, optimizer, _tensors(batch), how)
             schedule.step()
-    row["torch seconds"] = time.perf_counter() - began
+    row = {"torch seconds": time.perf_counter() - began}
     found = []
     for begin in range(0, len(test), translate.AT_ONCE):
         sources = [translate.ids_of(model.source, pair[0]) for pair in test[begin : begin + translate.AT_ONCE]]

@@ -60,17 +60,47 @@ print(json.dumps({
 """
 
 
-@pytest.mark.parametrize("backend", ["scan", "fused"])
-def test_two_devices_are_as_one(backend):
+# A task in whose batches sentences and predicates, which are not equally many, are both dealt to the devices.
+ROLES = """
+import json
+import jax, jax.numpy as jnp
+jax.config.update("jax_num_cpu_devices", 2)
+from lstmjax import devices, tag
+from tests.test_tagger import SMALL, _said
+
+training, dev = (tag.frames(_said(n, n)) for n in (25, 8))
+recipe = SMALL._replace(reach=2, epochs=2, hidden=(8,), above=(8,), batch_size=14, dropout=0.0, word_dropout=0.0)
+alone, both = (jax.tree.leaves(tag.fit(training, dev, recipe, mesh=m)[0].params) for m in (None, devices.mesh()))
+print(json.dumps({
+    "apart": max(float(jnp.abs(a - b).max()) for a, b in zip(alone, both, strict=True)),
+    "on": [len(a.sharding.device_set) for a in both],
+}))
+"""
+
+
+def _found(program, *arguments):
+    """What a program of its own process prints, since devices are counted once in each."""
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, backend],
+        [sys.executable, "-c", program, *arguments],
         capture_output=True,
         text=True,
         check=False,
         cwd=Path(__file__).parent.parent,
     )
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    return json.loads(done.stdout)
+
+
+@pytest.mark.slow
+def test_roles_learnt_on_two_devices_are_as_on_one():
+    found = _found(ROLES)
+    assert found["apart"] < 1e-5
+    assert set(found["on"]) == {2}
+
+
+@pytest.mark.parametrize("backend", ["scan", "fused"])
+def test_two_devices_are_as_one(backend):
+    found = _found(PROGRAM, backend)
     assert found["shard_map"] < 1e-5
     assert found["jit"] < 1e-5
     assert found["gathers"] == 0
