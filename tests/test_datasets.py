@@ -152,6 +152,14 @@ def test_what_is_not_as_it_should_be_is_refused_with_its_place(tmp_path, read, f
         read(*paths)
 
 
+def test_columns_of_a_text_are_dealt_in_windows(tmp_path):
+    # Two columns of five windows of two characters, and one character that is left over.
+    path = _write(tmp_path / "t", "abcdefghi\nABCDEFGHI")
+    parts = [(0.0, 0.6), (0.6, 0.8), (0.8, 1.0)]
+    found = [records.part_of_columns(*part, columns=2, steps=2)(path) for part in parts]
+    assert found == ["abcdef\nABCDE", "ghFG", "i\rHI"]
+
+
 COUNTS = {
     "snips": dict(train=13084, dev=700, test=700),
     "clinc150": dict(train=15000, dev=3000, test=4500, oos_train=100, oos_dev=100, oos_test=1000),
@@ -188,6 +196,8 @@ def test_every_set_is_as_it_is_described(name, monkeypatch):
         assert sum(len(line.split()) + 1 for line in found["train"]) == 2088628
     if name == "warpeace":
         assert sum(counts.values()) == 3196211
+    if name == "warpeace_2015":  # of 3,258,225 characters 325 whole windows of 100 columns
+        assert counts == {"train": 2600000, "dev": 320000, "test": 330000}
     assert datasets.where(name) == SHARED / datasets.about(name).folder
 
 

@@ -183,7 +183,18 @@ _ALL = (
         "Tolstoy, War and Peace, translated by Maude; the file of Karpathy et al. 2015, Visualizing and Understanding "
         "Recurrent Networks, arXiv:1506.02078",
         _chosen(records.part_of_text, "warpeace_input.txt", train=(0.0, 0.8), dev=(0.8, 0.9), test=(0.9, 1.0)),
-        note="Lines end in one character here; in the paper's file they ended in two.",
+        note="Not the parts of the paper: `warpeace_2015` has those.",
+    ),
+    Dataset(
+        "warpeace_2015",
+        "lm_warpeace",
+        "character language model: War and Peace, of each of 100 columns 80 / 10 / 10",
+        "English",
+        "public domain",
+        "Tolstoy, War and Peace, translated by Maude; the file and the parts of Karpathy et al. 2015, Visualizing and "
+        "Understanding Recurrent Networks, arXiv:1506.02078",
+        _chosen(records.part_of_columns, "warpeace_input.txt", train=(0.0, 0.8), dev=(0.8, 0.9), test=(0.9, 1.0)),
+        note="Lines end in two characters, as in the file of the paper: the second costs nothing to tell.",
     ),
     Dataset(
         "songci",

@@ -266,6 +266,20 @@ def part_of_text(low: float, high: float) -> Callable[[Path], str]:
     return read
 
 
+def part_of_columns(low: float, high: float, columns: int = 100, steps: int = 100) -> Callable[[Path], str]:
+    """A reader of the characters from one share to another of each of the columns that a text is cut into, in whole
+    windows of so many steps and with lines that end in two characters: the parts of Karpathy et al. 2015, whose program
+    dealt windows of columns to training, dev and test, so that all three are from everywhere in the book."""
+
+    def read(path):
+        text = read_bytes(path).decode("utf-8-sig").replace("\n", "\r\n")
+        windows = len(text) // (columns * steps)
+        width, first, end = windows * steps, int(low * windows) * steps, int(high * windows) * steps
+        return "".join(text[k * width + first : k * width + end] for k in range(columns))
+
+    return read
+
+
 def images(pixels: Path, labels: Path) -> Images:
     """Two files in the IDX format: uint8 after a head of big-endian sizes."""
     return Images(_idx(pixels, 3), _idx(labels, 1))
