@@ -10,8 +10,8 @@ backend=None chooses; the ratio of the same backend by name shows the noise of t
 in bfloat16, and with --devices N `lstmjax-devices` splits the batch over N CPU devices; all others run on one. Two run
 only where --against names them: `lstmjax-outputs` keeps least for the gradient, `torch-compile` compiles for minutes.
 
-With --processes N, for a GPU that is at hand for minutes, the shapes are dealt to N processes. All compile and check at
-the same time; once they have, one after the other times its shapes while the rest wait.
+With --processes N, for a GPU that is at hand for minutes, N processes take three shapes each. All compile and check at
+the same time; once they have, one after the other times its shapes while the rest wait; then come the next.
 """
 
 import argparse

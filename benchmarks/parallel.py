@@ -11,6 +11,9 @@ from pathlib import Path
 
 import cases
 
+# That a process has compiled before any is timed: what a GPU's memory holds of them, and what a stop can lose.
+SHAPES = 3
+
 
 def deal(shapes: list[cases.Case], hands: int) -> list[list[cases.Case]]:
     """The shapes in so many parts, the largest first, so that each part has large ones and small ones.
@@ -33,6 +36,12 @@ def run(program: Path, shapes: list[cases.Case], args: Namespace) -> Iterator[di
       shapes: all of them.
       args: of the command line.
     """
+    wave = SHAPES * args.processes
+    for k in range(0, len(shapes), wave):
+        yield from _wave(program, shapes[k : k + wave], args)
+
+
+def _wave(program, shapes, args):
     with tempfile.TemporaryDirectory() as folder:
         turn, running = Path(folder) / "turn", {}
         for k, part in enumerate(deal(shapes, args.processes)):

@@ -60,7 +60,8 @@ def test_it_runs_and_writes_its_figures(name, tmp_path):
 
 @pytest.mark.slow
 def test_processes_time_all_that_one_would(tmp_path):
-    written, shapes = tmp_path / "figures.json", ["4,2,4,4", "5,2,4,4,lengths", "6,2,4,4"]
+    """In two processes, so in two waves."""
+    written, shapes = tmp_path / "figures.json", ["4,2,4,4", "5,2,4,4,lengths", *(f"{T},2,4,4" for T in range(6, 11))]
     run("bench_scan", ["--shape", *shapes, "--seconds", "0.05", "--against", "flax-linen", "--processes", "2",
                        "--json", str(written)], ())  # fmt: skip
     found = json.loads(written.read_text())
@@ -68,7 +69,7 @@ def test_processes_time_all_that_one_would(tmp_path):
     names = [f"{row['T']},{row['B']},{row['D']},{row['H']},{row['variant']}" for row in found["rows"]]
     assert {name.removesuffix(",plain") for name in names} == set(shapes)
     assert len(found["rows"]) == len(shapes) * 2 * 2  # implementations, modes
-    assert [mean["wins"] + mean["losses"] for mean in found["means"]] == [3, 3]
+    assert [mean["wins"] + mean["losses"] for mean in found["means"]] == [7, 7]
 
 
 @pytest.mark.parametrize("variant", ["plain", "bidirectional", "stack2", "lengths"])
