@@ -63,8 +63,8 @@ COLUMNS = ("implementation", "ms", "ratio to ours (◀ lost)", "95 %", "of peak"
 MEAN_COLUMNS = ("against", "mode", "dtype", "geometric mean of ratios", "wins", "losses")
 
 
-# Sizes from which on a case is made small work of: inputs that no cache holds, so that one draw of them is enough, and
-# floating point operations for which NumPy takes minutes and a GPU has float64 of its own.
+# Elements of the inputs that no cache holds, so that runs need no other draw of them; and floating point operations for
+# which NumPy takes minutes, so that a GPU computes the reference, in float64 too.
 UNCACHED, SLOW = 2**24, 1e11
 
 
