@@ -1,6 +1,7 @@
 """The command line: `python -m lstmjax train | predict | ... | data`, also installed as `lstmjax`."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -15,6 +16,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         return options.run(options)
+    except (
+        BrokenPipeError
+    ):  # who reads has read enough, as head does; what is left unwritten is not to be complained of
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except (ValueError, TypeError, OSError, ImportError, FloatingPointError) as error:
         print(f"lstmjax {options.command}: {error}", file=sys.stderr)
         return 2

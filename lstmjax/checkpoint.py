@@ -21,6 +21,17 @@ FORMAT = 1
 ABOUT, WEIGHTS = "model.json", "weights.safetensors"
 
 
+def check_folder(folder: str | Path) -> None:
+    """Refuse a name that a model cannot be written to: a file, or a folder that holds something other than a model.
+
+    Raises:
+      FileExistsError: naming it.
+    """
+    folder = Path(folder)
+    if folder.exists() and not (folder / ABOUT).is_file() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise FileExistsError(f"{folder} exists and is no model folder: choose another name")
+
+
 def save(folder: str | Path, params: Any, about: dict[str, Any]) -> Path:
     """Write a model. The folder appears whole or not at all, and replaces an older model of the same name.
 
@@ -34,8 +45,7 @@ def save(folder: str | Path, params: Any, about: dict[str, Any]) -> Path:
       ValueError: a weight that is not finite; `about` that JSON cannot hold.
     """
     folder = Path(folder)
-    if folder.exists() and not (folder / ABOUT).is_file() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise FileExistsError(f"{folder} exists and is no model folder: choose another name")
+    check_folder(folder)
     arrays = named(params)
     for name, array in arrays.items():
         if not np.isfinite(np.asarray(array, np.float64)).all():

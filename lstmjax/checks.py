@@ -100,6 +100,19 @@ def size(name: str, n: Any, least: int = 1) -> int:
     return int(n)
 
 
+def seed(name: str, n: Any) -> int:
+    """`n` as a seed: an integer of 32 bits, of which `jax.random.key` would drop the others."""
+    if size(name, n, least=0) >= 2**32:
+        raise ValueError(f"{name} should be an int below 2**32, got {n}")
+    return int(n)
+
+
+def whole(name: str, n: Any) -> None:
+    """Refuse what is no integer."""
+    if isinstance(n, bool) or not isinstance(n, int | np.integer):
+        raise TypeError(f"{name} should be an int, got {show(n)}")
+
+
 def number(name: str, x: Any) -> None:
     """Refuse what is no real number."""
     if isinstance(x, bool) or not isinstance(x, int | float | np.integer | np.floating):

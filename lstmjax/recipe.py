@@ -162,7 +162,8 @@ def checked(recipe: Recipe) -> Recipe:
     checks.one_of("bleu", recipe.bleu, BLEUS)
     for name in ("hidden", "above", "decoder"):
         encoder.widths_of(getattr(recipe, name), name)
-    whole = ("pieces", "reach", "seed", "order", "permute", "transpose", "chrono", "target_vocabulary")
+    checks.seed("seed", recipe.seed)
+    whole = ("pieces", "reach", "order", "permute", "transpose", "chrono", "target_vocabulary")
     for name in (*whole, "average_after", "samples"):
         checks.size(name, getattr(recipe, name), least=0)
     for name in ("learning_rate", "clip", "input_gain"):

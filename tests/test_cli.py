@@ -223,6 +223,51 @@ def test_a_run_that_was_stopped_goes_on(data, tmp_path, capsys):
     assert "it is no run" in capsys.readouterr().err
 
 
+def test_what_cannot_be_written_to_is_said_before_training(data, tmp_path, capsys):
+    out = tmp_path / "m"
+    out.mkdir()
+    (out / "notes.txt").write_text("mine")
+    command = ["train", "--data", str(data), *QUICK, "--members", "1"]
+    assert cli.main([*command, "--out", str(out)]) == 2
+    said = capsys.readouterr()
+    assert "exists and is no model folder" in said.err
+    assert "epoch" not in said.out
+    assert [p.name for p in tmp_path.iterdir()] == ["m"]
+    assert cli.main([*command, "--epochs", "1", "--out", f"{tmp_path / 'slash'}/"]) == 0
+    assert classify.load(tmp_path / "slash").labels == ("down", "up")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m", "slash", "slash.run"]
+    assert cli.main(["plot", f"{tmp_path / 'slash'}/", "--out", str(tmp_path / "c.png")]) == 0
+
+
+def test_a_model_that_could_not_be_saved_is_not_lost(data, tmp_path, capsys, monkeypatch):
+    command = ["train", "--data", str(data), "--out", str(tmp_path / "m"), *QUICK, "--members", "1"]
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(classify, "save", full)
+        assert cli.main(command) == 2
+    assert "No space left on device" in capsys.readouterr().err
+    assert not (tmp_path / "m").exists()
+    assert cli.main([*command, "--resume"]) == 0
+    assert "Kept epoch" in capsys.readouterr().out
+    assert classify.load(tmp_path / "m").labels == ("down", "up")
+    assert [p.name for p in (tmp_path / "m.run").iterdir()] == ["log.jsonl"]
+
+
+def test_a_reader_that_has_enough_is_no_error(model):
+    """As in `... | lstmjax predict | head -1`."""
+    command = [sys.executable, "-m", "lstmjax", "predict", "--model", str(model)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    process.stdin.write(b"it was good indeed\n" * 9999)
+    process.stdin.close()
+    assert process.wait(timeout=120) == 141
+    assert process.stderr.read() == b""
+    process.stderr.close()
+
+
 def test_a_sweep_ends_with_a_table_and_the_best_model(data, tmp_path, capsys):
     out = tmp_path / "m"
     options = [*QUICK[:-2], "--epochs", "3", "--members", "1"]

@@ -13,7 +13,7 @@ import jax
 from rich.console import Console
 from rich.table import Table
 
-from lstmjax import classify, datasets, devices, sequences
+from lstmjax import checkpoint, classify, datasets, devices, sequences
 from lstmjax.commands import compare
 from lstmjax.commands.sets import licence
 from lstmjax.commands.tasks import TASKS, known, of_set, recipe_file
@@ -32,8 +32,10 @@ def train(options: argparse.Namespace) -> int:
     if options.sweep and not hasattr(task.module, "sweep"):
         raise ValueError(f"{file.task} has no sweep: train its models one after the other")
     mesh = _mesh(options.devices)
+    out = Path(options.out)
+    checkpoint.check_folder(out)  # before hours are spent
     # Beside the model, since a model folder holds a model and nothing else.
-    run = Path(f"{options.out}.run")
+    run = out.with_name(f"{out.name}.run")
     if not options.resume and any((run / "snapshots").glob("[0-9]*")):
         raise ValueError(f"{run} holds a run that was not finished: --resume goes on with it; or remove the folder")
     training, dev, test = _records(console, options, task, data, recipe)
@@ -62,15 +64,15 @@ def train(options: argparse.Namespace) -> int:
         interrupted, finished, best_epoch = fitted.interrupted, len(fitted.history), fitted.best_epoch
     if interrupted:
         console.print(f"Stopped; the same command with --resume goes on from {run}/", highlight=False)
-    else:
-        shutil.rmtree(run / "snapshots")
     if best_epoch == 0:
         console.print("No epoch was finished: there is no model to save yet.")
         return 130
     stopped = "Stopped by Ctrl-C; kept" if interrupted else "Kept"
     seconds = time.perf_counter() - began
     console.print(f"{stopped} epoch {best_epoch} of {finished}, after {seconds:.1f} s", highlight=False)
-    folder = task.module.save(model, options.out)
+    folder = task.module.save(model, out)
+    if not interrupted:
+        shutil.rmtree(run / "snapshots")
     _compare(console, options, task, model, training, dev, test, seconds)
     console.print(f"Saved to {folder}/", highlight=False)
     if data is None:

@@ -60,7 +60,7 @@ def draw_sweep(history: tuple[dict[str, Any], ...], names: list[str], path: str 
 def read(folder: str | os.PathLike) -> tuple[list[dict], list[dict]]:
     """The log of a run, given as its file, its folder, or the model that stands beside that."""
     path = Path(folder)
-    for found in (path, path / LOG, Path(f"{path}.run") / LOG):
+    for found in (path, path / LOG, path.with_name(f"{path.name}.run") / LOG):
         if found.is_file():
             return read_log(found)
     raise FileNotFoundError(f"{path} has no {LOG}: it is no run")
