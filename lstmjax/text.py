@@ -21,8 +21,20 @@ _TOKEN = re.compile(
     f"[{_SINGLE}]|(?:(?![{_SINGLE}])[\\w{_MARKS}])+(?:['’](?:(?![{_SINGLE}])[\\w{_MARKS}])+)*|[^\\w\\s]"
 )
 _PLAIN = re.compile(r"\w+(?:'\w+)*|[^\w\s]")  # what that comes to for ASCII, in half the time
-# What the treebanks of English write apart from the word before it.
-_CLITIC = re.compile(r"(?i)(.+?)(n't|'(?:s|re|ve|ll|d|m))$")
+# What the treebanks of English keep together: addresses, numbers, abbreviations, words with a prefix, runs of a mark.
+_TOGETHER = re.compile(
+    r"""
+    (?:https?://|www\.)[^\s<>]*[\w/] | [\w.+-]+@[\w-]+(?:\.[\w-]+)+ | (?<!\w)\w[\w-]*\.(?:com|org|net|edu|gov)(?!\w)
+    | (?<!\w)\d+(?:[-.,:/]\d+)+ | (?<!\w)(?:[^\W\d_]\.){2,}
+    | (?<!\w)(?:(?i:mr|mrs|ms|dr|prof|st|mt|ft|jr|sr|inc|corp|co|ltd|vs|etc|gen|sen|rep|gov|lt|col|sgt|capt|rev|hon|
+      jan|feb|aug|sept?|oct|nov|dec)\.(?=\s*(?:[\w,;:]|$))|(?!I)[A-Z]\.(?=\s*[A-Z]))
+    | (?<!\w)(?i:e|co|ex|non|anti|counter|mid|multi|post|pre|pro|re|semi|sub|super|ultra|un|vice|x|inter)-[^\W\d_]+
+    | (?<!\w)[^\W\d_]{1,3}&[^\W\d_]{1,2}(?!\w) | ([^\w\s])\1+ | [!?.]{2,} | (?<!\S)[:;]-?[)(DP](?!\w)
+    """,
+    re.VERBOSE,
+)
+# And what they write apart: what stands for a word of its own, at the end of another or within one.
+_CLITIC = re.compile(r"(?i)(.+?)(n't|'(?:s|re|ve|ll|d|m))$|^(can)(not)$|^(gon|wan)(na)$|^(got)(ta)$")
 
 
 def normalise(text: str) -> str:
@@ -37,20 +49,26 @@ def normalise(text: str) -> str:
 
 
 def treebank_words(text: str) -> list[str]:
-    """Words and marks as the treebanks of English have them: as `tokenise`, but as they are written, and with n't, 's,
-    're, 've, 'll, 'd and 'm apart.
+    """Words and marks as the treebanks of English have them: as `tokenise`, but as they are written, with n't, 's, 're,
+    've, 'll, 'd and 'm apart, and addresses, numbers, abbreviations with their dots and runs of a mark together.
 
     Reference: Marcus et al. 1993, section 2.
 
     >>> treebank_words("She didn't say it's Ann's.")
     ['She', 'did', "n't", 'say', 'it', "'s", 'Ann', "'s", '.']
+    >>> treebank_words("Mr. Smith cannot pay $1,000.50 to U.S. firms...")
+    ['Mr.', 'Smith', 'can', 'not', 'pay', '$', '1,000.50', 'to', 'U.S.', 'firms', '...']
     """
     if not isinstance(text, str):
         raise TypeError(f"text should be a str, got {type(text).__name__}")
-    found: list[str] = []
-    for word in _TOKEN.findall(unicodedata.normalize("NFKC", text).replace("’", "'")):
-        apart = _CLITIC.match(word)
-        found.extend(apart.groups() if apart else (word,))
+    text, found, done = unicodedata.normalize("NFKC", text).replace("’", "'"), [], 0
+    for kept in (*_TOGETHER.finditer(text), None):
+        for word in _TOKEN.findall(text[done : kept.start() if kept else len(text)]):
+            apart = _CLITIC.match(word)
+            found += [part for part in apart.groups() if part] if apart else [word]
+        if kept:
+            found.append(kept[0])
+            done = kept.end()
     return found
 
 

@@ -97,7 +97,8 @@ def test_formats(tmp_path):
     assert records.ocnli(at("j", "\n".join(map(json.dumps, pairs)))) == [("甲", "乙", "neutral", None)]
     assert records.translations(at("k", "Hi.\t嗨。\tby someone\n")) == [("Hi.", "嗨。")]
     assert records.poems(at("l", "醉花阴\t某\t一二三。\n")) == [("醉花阴", "某", "一二三。")]
-    assert records.lines(at("m", "a\n\nb\n")) == ["a", "", "b"]
+    assert records.lines(at("m", "a\n\nb\n")) == records.lines(at("m2", "a\r\n\r\nb\r\n")) == ["a", "", "b"]
+    assert records.goemotions(at("f", "oh no\t3\r\n"), at("e2", "id\temotion\r\n3\tfear\r\n")) == [("oh no", ("fear",))]
     text = at("n", "0123456789")
     assert [records.part_of_text(*part)(text) for part in ((0, 0.8), (0.8, 0.9), (0.9, 1))] == ["01234567", "8", "9"]
     pixels = np.arange(2 * 28 * 28, dtype=np.uint8).reshape(2, 28, 28)
@@ -129,6 +130,26 @@ def test_roles_are_read_column_by_column(tmp_path):
     assert two == (("Yes",), ("UH",), ())
     with pytest.raises(ValueError, match=r"line 3: expected 7 columns, got '2\\twants"):
         records.roles(_write(tmp_path / "b", "\n".join([*lines[:2], lines[2].rpartition("\t")[0]])))
+    # "#" is a word of the Wall Street Journal, and not what begins a comment.
+    pound = [
+        "# text = cost",
+        "It\t-\t(A0*)",
+        "cost\tcost\t(V*)",
+        "#\t-\t(A1*",
+        "5\t-\t*)",
+        "",
+        "#\t-\t(A1*)",
+        "up\tup\t(V*)",
+    ]
+    pound += ["", "# text = #", "#\t-", "", "# the end", ""]
+    for ends in ("\n", "\r\n"):
+        for lines_of in (pound, [line.replace("\t", "  ") for line in pound]):
+            found = records.roles(_write(tmp_path / "d", ends.join(lines_of)))
+            assert [one.words for one in found] == [("It", "cost", "#", "5"), ("#", "up"), ("#",)]
+            assert found[0].predicates[0].tags == ("B-A0", "B-V", "B-A1", "I-A1")
+            assert found[1].predicates[0].tags == ("B-A1", "B-V")
+    with pytest.raises(ValueError, match="line 3: expected 3 columns, got '# some comment here'"):
+        records.roles(_write(tmp_path / "e", "\n".join([*pound[1:3], "# some comment here", *pound[3:5]])))
     with pytest.raises(ValueError, match="1 predicates and 2 columns of roles"):
         records.roles(_write(tmp_path / "c", "\n".join([*lines[:4], lines[4].replace("go.02", "-")])))
 
@@ -140,16 +161,41 @@ def test_roles_are_read_column_by_column(tmp_path):
         (records.snips, ["a b\n", "O\n", "X\n"], "line 1: expected 2 tags, got 1"),
         (records.translations, ["a\tb\tc\nonly\n"], r"line 2: expected 2 fields with tabs between, got 'only'"),
         (records.goemotions, ["a\t7\t-\n", "id\tname\n0\tjoy\n"], "line 1: expected label numbers of .* got '7'"),
-        (records.ocnli, ['{"label": "-"}\n{"label"\n'], "line 2 is no JSON"),
+        (records.ocnli, ['{"sentence1": "a", "sentence2": "b", "label": "-"}\n{"label"\n'], "line 2 is no JSON"),
         (records.clinc150("val"), ['{"train": []}'], "should hold the list 'val', got train"),
         (records.images, [b"\x00\x00\x09\x03" + bytes(12), b""], "should be an IDX file of bytes with 3 axes"),
         (records.lines, [b"\xff\xfe"], "is not UTF-8 text"),
+        (records.part_of_text(0, 1), [b"\xff\xfe"], "is not UTF-8 text"),
+        (
+            records.clinc150("val"),
+            ['{"val": [["a", "b", "c"]]}'],
+            r"lists of a text and its label, got \['a', 'b', 'c'\]",
+        ),
+        (records.clinc150("val"), ["[1]"], "should hold the list 'val', got list"),
+        (records.chorales("train"), ['{"test": []}'], "should hold the list 'train', got test"),
+        (records.snli_numbered, ["3\t3\ta\tb\n4\t4\ta\tb\n"], "line 2: expected a label number of 1, 2, 3, got '4'"),
+        (records.sick, ["a\nb\ta\tb\tx\tNEUTRAL\n"], "line 2: expected a score in the fourth field, got 'x'"),
+        (records.ocnli, ['{"sentence1": "a", "sentence2": "b"}\n'], "line 1: expected texts named .*label, got"),
+        (records.ocnli, ["[1]\n"], "line 1: expected texts named"),
+        (records.images, [b"\x00\x00", b""], "should be an IDX file"),
+        (
+            records.images,
+            [struct.pack(">HBB3I", 0, 8, 3, 2, 4, 4) + bytes(9), b""],
+            r"should hold \(2, 4, 4\) bytes after its head, got 9",
+        ),
     ],
 )
 def test_what_is_not_as_it_should_be_is_refused_with_its_place(tmp_path, read, files, message):
     paths = [_write(tmp_path / str(k), text) for k, text in enumerate(files)]
     with pytest.raises(ValueError, match=message):
         read(*paths)
+
+
+def test_a_packed_file_that_was_cut_off(tmp_path):
+    path = tmp_path / "a.gz"
+    path.write_bytes(gzip.compress(b"one\ntwo\n" * 99)[:-20])
+    with pytest.raises(ValueError, match=r"a\.gz is no whole gzip file"):
+        records.lines(path)
 
 
 def test_columns_of_a_text_are_dealt_in_windows(tmp_path):

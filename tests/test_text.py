@@ -27,6 +27,28 @@ def test_tokenise(given, expected):
     assert text.tokenise(given) == expected
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("Mr. Smith paid $1,000.50 to U.S. firms...", "Mr.|Smith|paid|$|1,000.50|to|U.S.|firms|..."),
+        ("I saw him at 3:30 p.m. on 11/28/2000.", "I|saw|him|at|3:30|p.m.|on|11/28/2000|."),
+        (
+            "Send e-mail to a.b@c.com or see http://x.org/a_b, OK?",
+            "Send|e-mail|to|a.b@c.com|or|see|http://x.org/a_b|,|OK|?",
+        ),
+        ("state-of-the-art work -- really!!!", "state|-|of|-|the|-|art|work|--|really|!!!"),
+        ("It was I. Then J. R. Ray left.", "It|was|I|.|Then|J.|R.|Ray|left|."),
+        ("She cannot, I'm gonna.", "She|can|not|,|I|'m|gon|na|."),
+        ('我 said: "it’s 5." What?!', '我|said|:|"|it|\'s|5|.|"|What|?!'),
+        ("AT&T ended 1.", "AT&T|ended|1|."),
+        ("", ""),
+    ],
+)
+def test_words_of_the_treebanks(given, expected):
+    assert "|".join(text.treebank_words(given)) == expected
+    assert "".join(text.treebank_words(given)) == "".join(given.replace("’", "'").split())  # nothing is lost
+
+
 def test_decomposed_and_composed_letters_are_one_word():
     assert text.tokenise("cafe\u0301") == text.tokenise("caf\u00e9") == ["caf\u00e9"]
 

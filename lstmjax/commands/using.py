@@ -3,7 +3,6 @@
 import argparse
 import json
 import sys
-from itertools import islice
 from typing import Any
 
 import jax
@@ -11,7 +10,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from lstmjax import classify, explain, language, match, sequences, spans, tag, translate
+from lstmjax import checks, classify, explain, language, match, sequences, spans, tag, translate
 from lstmjax.commands.tasks import known, of_set, task_of
 from lstmjax.reader import lines_of
 from lstmjax.text import treebank_words
@@ -27,7 +26,7 @@ def predict(options: argparse.Namespace) -> int:
     if task.module is sequences:
         raise ValueError(f"{options.model} is a model of sequences, not of texts: predict is not for it, evaluate is")
     model = task.module.load(options.model)
-    lines = [line.rstrip("\n") for line in sys.stdin if line.strip()] if not options.text else []
+    lines = [line for line in _lines() if line.strip()] if not options.text else []
     if task.module is tag:
         if model.recipe.reach:
             raise ValueError(f"{options.model} is a model of roles: use the command roles")
@@ -60,12 +59,12 @@ def predict(options: argparse.Namespace) -> int:
 
 def roles(options: argparse.Namespace) -> int:
     """Print who did what to whom: for each predicate of a text a line of `predicate TAB role=words TAB ...`, and a
-    blank line after each text; or a JSON object a text."""
+    blank line after each text; or a JSON object a text. A blank line of standard input is a text, too."""
     task = task_of(options.model)
     model = task.module.load(options.model)
     if task.module is not tag or not model.recipe.reach:
         raise ValueError(f"{options.model} is no model of roles: roles needs one of the task roles")
-    texts = options.text or [line.rstrip("\n") for line in sys.stdin if line.strip()]
+    texts = options.text or list(_lines())
     cut = [words.split() if options.cut else treebank_words(words) for words in texts]
     for words, found in zip(cut, tag.roles(model, cut), strict=True):
         if options.json:
@@ -89,12 +88,39 @@ def translations(options: argparse.Namespace) -> int:
     if task_of(options.model).module is not translate:
         raise ValueError(f"{options.model} is no translator: translate needs a model of the task translate")
     model = translate.load(options.model)
-    lines = iter(options.text or (line.rstrip("\r\n") for line in sys.stdin))
+    lines = iter(options.text or _lines())
     size = translate.AT_ONCE if options.text or not sys.stdin.isatty() else 1
     how = {"width": options.beam, "length_penalty": options.length_penalty, "coverage": options.coverage}
-    while batch := list(islice(lines, size)):
+    for batch in _in_batches(lines, size):
         print(*translate.translate(model, batch, **how), sep="\n", flush=True)
     return 0
+
+
+def _lines():
+    """The lines of standard input, which is UTF-8 whatever the locale says."""
+    for number, line in enumerate(sys.stdin.buffer, start=1):
+        try:
+            words = line.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"standard input, line {number}, is not UTF-8 text: {error}") from None
+        yield words.rstrip("\r\n")
+
+
+def _in_batches(lines, size):
+    """So many lines at a time; those before one that cannot be read are not lost."""
+    batch: list[str] = []
+    try:
+        for line in lines:
+            batch.append(line)
+            if len(batch) == size:
+                yield batch
+                batch = []
+    except ValueError:
+        if batch:
+            yield batch
+        raise
+    if batch:
+        yield batch
 
 
 def evaluate(options: argparse.Namespace) -> int:
@@ -165,7 +191,8 @@ def generate(options: argparse.Namespace) -> int:
     if task_of(options.model).module is not language:
         raise ValueError(f"{options.model} is no language model: generate needs one of the task language")
     how = dict(tokens=options.tokens, temperature=options.temperature, top_k=options.top_k, top_p=options.top_p)
-    print(language.generate(language.load(options.model), options.prompt, jax.random.key(options.seed), **how))
+    key = jax.random.key(checks.seed("--seed", options.seed))
+    print(language.generate(language.load(options.model), options.prompt, key, **how))
     return 0
 
 
