@@ -78,14 +78,22 @@ def mix(memory: Memory, hs: Array, targets: Array, surprisals: Array, cache: Cac
     [0.25, 0.625, 0.625]
     """
     check_cache(cache)
+    if type(memory) is not Memory:
+        raise TypeError(f"memory should be Memory(hs, words), got {checks.show(memory)}")
     hs, surprisals = checks.as_float_array("hs", hs), checks.as_float_array("surprisals", surprisals)
+    if not checks.is_array(targets) or not jnp.issubdtype(targets.dtype, jnp.integer):
+        raise TypeError(f"targets should be an array of ints, got {checks.show(targets)}")
     if hs.ndim != 3 or targets.shape != hs.shape[:2] or surprisals.shape != hs.shape[:2]:
         raise ValueError(
             "hs, targets and surprisals should be [T, B, H], [T, B] and [T, B], got shapes "
             f"{hs.shape}, {targets.shape} and {surprisals.shape}"
         )
-    if memory.hs.shape != (cache.window, *hs.shape[1:]):
-        raise ValueError(f"memory.hs should be {(cache.window, *hs.shape[1:])}, got {memory.hs.shape}")
+    for name, held, shape in (
+        ("hs", memory.hs, (cache.window, *hs.shape[1:])),
+        ("words", memory.words, (cache.window, hs.shape[1])),
+    ):
+        if held.shape != shape:
+            raise ValueError(f"memory.{name} should be {shape}, got {held.shape}")
     time, window = len(hs), cache.window
     keys = jnp.concatenate([memory.hs, hs.astype(memory.hs.dtype)])  # [N + T, B, H]
     words = jnp.concatenate([memory.words, targets.astype(jnp.int32)])
@@ -96,8 +104,8 @@ def mix(memory: Memory, hs: Array, targets: Array, surprisals: Array, cache: Cac
     weights = jnp.exp(scores - top)
     total = weights.sum(-1)
     right = jnp.where(words.T[None] == targets.astype(jnp.int32)[..., None], weights, 0).sum(-1)
-    p = (1 - cache.share) * jnp.exp(-surprisals) + cache.share * right / jnp.where(total == 0, 1, total)
-    # By logarithms where the cache knows nothing of the word, since exp(-surprisal) may be 0.
+    # By logarithms, since exp(-surprisal) may be 0.
     alone = surprisals - jnp.where(total == 0, 0.0, jnp.log1p(-cache.share))
-    mixed = jnp.where(right > 0, -jnp.log(jnp.where(right > 0, p, 1)), alone)
+    part = cache.share * right / jnp.where(total == 0, 1, total)
+    mixed = jnp.where(part > 0, -jnp.logaddexp(-alone, jnp.log(jnp.where(part > 0, part, 1))), alone)
     return Memory(keys[time:], words[time:]), mixed

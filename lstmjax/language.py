@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from lstmjax import cache as caches
 from lstmjax import checkpoint, checks, decoding, members, reader, text, train
@@ -103,17 +104,22 @@ def read(path: str | Path) -> str:
 
 
 def split(given: str) -> tuple[str, str, str]:
-    """A text as train, dev and test, 80 / 10 / 10 in order, cut at ends of lines where there are any.
+    """A text as train, dev and test, 80 / 10 / 10 in order, cut at ends of lines where these leave something of each.
 
     Raises:
-      ValueError: a part with nothing in it.
+      TypeError: no text. ValueError: a part with nothing in it.
 
     >>> [len(part) for part in split(f"abcd{END}" * 20)]
     [80, 10, 10]
     """
-    first, second = (_line_end(given, round(share * len(given))) for share in (0.8, 0.9))
-    parts = given[:first], given[first:second], given[second:]
-    if not all(parts):
+    if not isinstance(given, str):
+        raise TypeError(f"given should be a text, got {type(given).__name__}")
+    places = [round(share * len(given)) for share in (0.8, 0.9)]
+    for first, second in ([_line_end(given, place) for place in places], places):
+        parts = given[:first], given[first:second], given[second:]
+        if all(parts):
+            break
+    else:
         raise ValueError(
             f"a text of {len(given)} characters is too short to split off dev and test: give --dev and --test"
         )
@@ -194,7 +200,7 @@ def fit(
     fitted = train.fit(
         partial(_loss, recipe=recipe),
         params,
-        members.optimizer(recipe, len(windows(0)) * recipe.epochs),
+        _optimizer(recipe, sum(len(windows(epoch)) for epoch in range(recipe.epochs))),
         windows,
         key=k_train,
         epochs=recipe.epochs,
@@ -244,6 +250,9 @@ def score(model: Model, lines: Sequence[str]) -> np.ndarray:
     """
     if isinstance(lines, str):
         raise TypeError("lines should be a sequence of strings, got one str: put it in a list")
+    for line in lines:
+        if not isinstance(line, str):
+            raise TypeError(f"lines should be a sequence of strings, got one of type {type(line).__name__}")
     sequences = [_ids(model, line + END) for line in lines]
 
     def of(bucket: text.Bucket, size: int) -> np.ndarray:
@@ -273,7 +282,7 @@ def generate(
     top_k: int | None = None,
     top_p: float | None = None,
 ) -> str:
-    """A text that begins with the prompt and goes on as the model has it, without unknown words.
+    """The prompt as it stands, and how the model goes on with it, without unknown words.
 
     Args:
       prompt: may be empty: the text begins as a line does.
@@ -286,11 +295,14 @@ def generate(
     """
     if not isinstance(prompt, str):
         raise TypeError(f"prompt should be a text, got {type(prompt).__name__}")
+    checks.size("tokens", tokens)
     words = _tokens(model.reader, prompt)
     ids = np.array([_start(model), *model.reader.vocabulary.encode(words)], np.int32)
     how = dict(tokens=tokens, temperature=temperature, top_k=top_k, top_p=top_p)
     found = np.asarray(_generated(model.params, ids, key, **how))
-    return _joined(model.reader, [*words, *model.reader.vocabulary.decode(found.tolist())])
+    more = model.reader.vocabulary.decode(found.tolist())
+    between = " " if prompt and not prompt[-1].isspace() and _apart(model.reader, more[0]) else ""
+    return prompt + between + _joined(model.reader, more)
 
 
 def measure(model: Model) -> str:
@@ -330,6 +342,11 @@ def _checked(recipe):
             f"a language model is one, and reads forwards: members should be 1 and bidirectional False, got "
             f"{recipe.members} and {recipe.bidirectional}"
         )
+    if recipe.vectors or recipe.pretrained or recipe.pieces or recipe.smoothing or recipe.linear_part:
+        raise ValueError(
+            "a language model begins with nothing and has whole tokens: vectors, pretrained, pieces, smoothing and "
+            "linear_part are of other tasks"
+        )
     return recipe
 
 
@@ -355,6 +372,13 @@ def _joined(read, words):
         return "".join(words)
     joined = "".join(words).replace("▁", " ") if read.bpe else " ".join(words)
     return END.join(line.strip() for line in joined.split(END))
+
+
+def _apart(read, word):
+    """Whether a blank stands before a word that does not begin a line."""
+    if word == END or read.cut == "characters":
+        return False
+    return word.startswith("▁") if read.bpe else True
 
 
 def _ids(model, given):
@@ -402,11 +426,25 @@ def _loss(params, state, batch, key, *, recipe):
     inputs, targets, weights = (jnp.swapaxes(part, 0, 1) for part in batch[:3])
     batch = Batch(inputs, targets, weights, batch.lengths)
     value, state = language_model.loss(params, state, batch, key, options=_options(recipe))
-    if batch.lengths is not None:
-        # A short window makes a short step (Merity et al. 2018, section 4.1), and its mean is shown as it is.
-        share = batch.lengths.mean(dtype=value.dtype) / recipe.bptt
-        value = value + (share - 1) * (value - jax.lax.stop_gradient(value))
     return value, state
+
+
+def _optimizer(recipe, steps):
+    """That of a recipe, over so many steps, of which one over a short window is a short one."""
+    one = members.optimizer(recipe, steps)
+    return optax.chain(one, _by_length(recipe.bptt)) if recipe.random_bptt else one
+
+
+def _by_length(bptt):
+    """Updates by the share that a window is of `bptt` steps (Merity et al. 2018, section 4.1): there it is of the
+    learning rate, which comes after the bound on the gradient and whatever Adam makes of it."""
+
+    def update(updates, state, params=None, *, batch, **_):
+        del params
+        share = batch.lengths.mean(dtype=jnp.float32) / bptt
+        return jax.tree.map(lambda one: one * share.astype(one.dtype), updates), state
+
+    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
 
 def _mean(model, ids, cache=None, columns=COLUMNS):

@@ -77,6 +77,8 @@ def embed(table: Array, ids: Array) -> Array:
     if table.ndim != 2:
         raise ValueError(f"table should be [V, E], got shape {table.shape}")
     check_ids("ids", ids, len(table))
+    if ids.dtype.itemsize < 4:  # which may not hold the size of the table
+        ids = ids.astype(jnp.int32)
     # Negative ids would count from the end: they are sent past it, where take fills in NaN.
     return jnp.take(table, jnp.where(ids < 0, len(table), ids), axis=0, mode="fill", fill_value=jnp.nan)
 

@@ -60,7 +60,7 @@ def surprisal(logits: Array, targets: Array) -> Array:
     Array([1.3863, 1.3863], dtype=float32)
     """
     logits = checks.as_float_array("logits", logits)
-    _check_targets(targets, logits.shape[:-1], logits.shape[-1])
+    targets = _checked_targets(targets, logits.shape[:-1], logits.shape[-1])
     return jax.nn.logsumexp(logits, -1) - _at(logits, targets)
 
 
@@ -116,7 +116,7 @@ def sampled_surprisal(h: Array, w: Array, b: Array, targets: Array, negatives: N
       [...], in nats. For training only: its value depends on the sample.
 
     Raises:
-      TypeError, ValueError: naming the argument.
+      TypeError, ValueError: naming the argument; under tracing a target outside [0, V) gives NaN.
 
     Reference: Jean et al. 2015, eqs. 6 to 9.
 
@@ -131,7 +131,8 @@ def sampled_surprisal(h: Array, w: Array, b: Array, targets: Array, negatives: N
         )
     if type(negatives) is not Negatives or negatives.log_counts.shape != b.shape:
         raise TypeError(f"negatives should be Negatives of {len(w)} words, got {checks.show(negatives)}")
-    _check_targets(targets, h.shape[:-1], len(w))
+    check_ids("negatives.ids", negatives.ids, len(w))
+    targets = _checked_targets(targets, h.shape[:-1], len(w))
     bias = b - negatives.log_counts.astype(b.dtype)
     true = (h * w[targets]).sum(-1) + bias[targets]
     others = h @ w[negatives.ids].T + jnp.expand_dims(bias[negatives.ids], range(h.ndim - 1))
@@ -139,7 +140,8 @@ def sampled_surprisal(h: Array, w: Array, b: Array, targets: Array, negatives: N
     others = jnp.where(hit, -jnp.inf, others)
     # Not `logsumexp` of both side by side, which would copy the widest array there is.
     top = jax.lax.stop_gradient(jnp.maximum(true, others.max(-1)))
-    return jnp.log(jnp.exp(true - top) + jnp.exp(others - top[..., None]).sum(-1)) + top - true
+    found = jnp.log(jnp.exp(true - top) + jnp.exp(others - top[..., None]).sum(-1)) + top - true
+    return jnp.where((targets < 0) | (targets >= len(w)), jnp.nan, found)
 
 
 def init_adaptive(
@@ -214,8 +216,13 @@ def adaptive_surprisal(params: Adaptive, h: Array, targets: Array) -> Array:
     (3,)
     """
     h, frequent = checks.as_float_array("h", h), _frequent(params)
-    _check_targets(targets, h.shape[:-1], frequent + sum(tail.words.shape[1] for tail in params.tails))
-    rows, flat = h.reshape(-1, h.shape[-1]), jnp.asarray(targets).reshape(-1)
+    if h.ndim == 0 or h.shape[-1] != len(params.head.w):
+        raise ValueError(f"h should be [..., H] with H = {len(params.head.w)}, as params has it, got shape {h.shape}")
+    classes = frequent + sum(tail.words.shape[1] for tail in params.tails)
+    targets = _checked_targets(targets, h.shape[:-1], classes)
+    rows, flat = h.reshape(-1, h.shape[-1]), targets.reshape(-1)
+    if not len(flat):
+        return jnp.zeros(targets.shape, h.dtype)
     column, low, costs = flat, frequent, []
     for i, tail in enumerate(params.tails):
         high = low + tail.words.shape[1]
@@ -228,7 +235,7 @@ def adaptive_surprisal(params: Adaptive, h: Array, targets: Array) -> Array:
 
 def _within(tail, rows, targets, inside):
     """-log p within a tail of the rows that are `inside`, 0 of the others."""
-    n = len(rows)
+    n, dtype = len(rows), jnp.result_type(rows, tail.narrow, tail.words)
     order = jnp.argsort(~inside, stable=True)  # those inside come first, so that whole blocks have none
     full = jnp.concatenate([order, jnp.full(-n % ROWS, n, order.dtype)])
 
@@ -242,7 +249,7 @@ def _within(tail, rows, targets, inside):
             found = rows.at[places].get(mode="fill", fill_value=0)
             return jnp.where(there, surprisal(found @ tail.narrow @ tail.words, held), 0)
 
-        return jax.lax.cond(there.any(), cost, lambda tail, rows: jnp.zeros(ROWS, rows.dtype), tail, rows)
+        return jax.lax.cond(there.any(), cost, lambda tail, rows: jnp.zeros(ROWS, dtype), tail, rows)
 
     costs = jax.lax.map(block, full.reshape(-1, ROWS)).reshape(-1)[:n]
     return jnp.zeros(n, costs.dtype).at[order].set(costs)
@@ -261,7 +268,9 @@ def _at(logits, targets):
     return jnp.take_along_axis(logits, places[..., None], -1, mode="fill", fill_value=jnp.nan)[..., 0]
 
 
-def _check_targets(targets: Any, shape: tuple[int, ...], classes: int) -> None:
+def _checked_targets(targets: Any, shape: tuple[int, ...], classes: int) -> Array:
+    """Targets in int32, which holds all classes where a narrower one would not."""
     check_ids("targets", targets, classes)
     if targets.shape != shape:
         raise ValueError(f"targets should have the shape {shape}, got {targets.shape}")
+    return jnp.asarray(targets, jnp.int32)

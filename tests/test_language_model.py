@@ -8,9 +8,10 @@ import pytest
 import lstmjax
 from lstmjax import decoding, losses, regularise, softmax
 from lstmjax.cache import Cache, init_memory, mix
-from lstmjax.layers import dropout
+from lstmjax.layers import dropout, embed
 from lstmjax.models import language_model
 from lstmjax.models.language_model import Batch, Options
+from lstmjax.softmax import Negatives
 from tests.problems import cast
 
 V, T, B = 11, 6, 3
@@ -319,6 +320,46 @@ def test_a_target_out_of_range_is_nan_under_tracing():
         _adaptive(), _rows(3, features=8)[0], jnp.array([39, 40, -1], jnp.int32)
     )
     assert np.isnan(np.asarray(found)).tolist() == [False, True, True]
+    sample = softmax.draw_negatives(jax.random.key(0), V, 4)
+    found = jax.jit(softmax.sampled_surprisal)(h, w, b, jnp.array([0, -1, V], jnp.int32), sample)
+    assert np.isnan(np.asarray(found)).tolist() == [False, True, True]
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16])
+def test_narrow_ids_of_a_table_that_is_wider(dtype):
+    """300 words, more than 8 bits count, though these ids need no more."""
+    params, h = softmax.init_adaptive(jax.random.key(0), 8, 300, (10, 100)), jnp.ones((3, 8))
+    targets = np.array([5, 50, 120])
+    expected = softmax.adaptive_surprisal(params, h, targets)
+    for of in (softmax.adaptive_surprisal, jax.jit(softmax.adaptive_surprisal)):
+        np.testing.assert_array_equal(of(params, h, targets.astype(dtype)), expected)
+    table = jnp.arange(600.0).reshape(300, 2)
+    np.testing.assert_array_equal(jax.jit(embed)(table, targets.astype(dtype)), table[targets])
+    if dtype != np.uint8:
+        minus = jnp.array([-1], dtype)
+        assert np.isnan(jax.jit(embed)(table, minus)).all()
+        assert np.isnan(jax.jit(softmax.surprisal)(jnp.zeros((1, 300)), minus)).all()
+
+
+def test_no_rows_cost_nothing():
+    params = softmax.init_adaptive(jax.random.key(0), 8, 300, (10, 100))
+    assert softmax.adaptive_surprisal(params, jnp.ones((0, 8)), jnp.zeros(0, jnp.int32)).shape == (0,)
+
+
+@pytest.mark.parametrize("share", [0.01, 1.0, 7.0])
+def test_weights_of_any_size_make_a_mean(share):
+    """Also where they add up to less than 1, and where one is below 0, which leaves its word out."""
+    params, batch = _params(), _batch()
+    state = language_model.begin(params, B)
+    expected = language_model.loss(params, state, batch)[0]
+    found = language_model.loss(params, state, batch._replace(weights=share * batch.weights))[0]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    negative = np.where(batch.weights == 0, -1.0, batch.weights).astype(np.float32)
+    np.testing.assert_allclose(
+        language_model.loss(params, state, batch._replace(weights=negative))[0], expected, rtol=1e-6
+    )
+    nothing = batch._replace(weights=np.zeros_like(batch.weights))
+    assert float(language_model.loss(params, state, nothing)[0]) == 0
 
 
 def test_a_model_with_an_adaptive_softmax():
@@ -423,7 +464,9 @@ def test_a_cache_with_no_share_changes_nothing_and_no_word_costs_infinity():
     nats = jnp.full((3, 1), 200.0)  # exp(-200) is 0 in float32
     words = jnp.array([[1], [1], [2]], jnp.int32)
     _, found = mix(memory, jnp.ones((3, 1, 2)), words, nats, Cache(3, 1.0, 0.0))
-    np.testing.assert_allclose(found[::2], nats[::2])
+    np.testing.assert_allclose(found, nats)
+    slope = jax.grad(lambda nats: mix(memory, jnp.ones((3, 1, 2)), words, nats, Cache(3, 1.0, 0.0))[1].sum())(nats)
+    np.testing.assert_allclose(slope, 1)
     _, found = mix(init_memory(Cache(3, 1.0, 0.5), 1, 2), jnp.ones((3, 1, 2)), words, nats, Cache(3, 1.0, 0.5))
     np.testing.assert_allclose(found[:, 0], [200, np.log(2), 200 + np.log(2)], rtol=1e-5)
 
@@ -455,11 +498,47 @@ SMALL = Cache(3, 1.0, 0.1)
         (lambda: init_memory(Cache(3, 1.0, 1.0), 1, 2), ValueError, "cache.share should be a float in"),
         (lambda: _mixed(2, 2), ValueError, r"memory.hs should be \(3, 2, 2\)"),
         (lambda: _mixed(1, 3), ValueError, "hs, targets and surprisals should be"),
+        (lambda: mix((1, 2), *_of_mix()), TypeError, "memory should be Memory"),
+        (
+            lambda: mix(init_memory(SMALL, 1, 2), *_of_mix(words=jnp.ones((2, 1)))),
+            TypeError,
+            "targets should be an arr",
+        ),
+        (
+            lambda: mix(init_memory(SMALL, 1, 2)._replace(words=jnp.zeros((2, 1), jnp.int32)), *_of_mix()),
+            ValueError,
+            r"memory.words should be \(3, 1\), got \(2, 1\)",
+        ),
+        (lambda: _weighed(jnp.ones((4, 1))), ValueError, r"batch.weights should be an array of the shape \(4, 3\)"),
+        (lambda: _weighed(jnp.ones(3)), ValueError, "batch.weights should be an array of the shape"),
+        (lambda: _weighed([[1.0]]), ValueError, "batch.weights should be an array of the shape .* got list"),
+        (lambda: language_model.loss(_params(), None, (1, 2, 3)), TypeError, "batch should be Batch"),
+        (
+            lambda: softmax.sampled_surprisal(*_rows(), Negatives(jnp.array([50]), jnp.zeros(V))),
+            ValueError,
+            r"negatives.ids should lie in \[0, 11\)",
+        ),
+        (
+            lambda: softmax.adaptive_surprisal(
+                softmax.init_adaptive(jax.random.key(0), 4, 9, (5,)), jnp.ones(3), jnp.int32(1)
+            ),
+            ValueError,
+            "h should be .* with H = 4",
+        ),
     ],
 )
 def test_refusals(call, kind, says):
     with pytest.raises(kind, match=says):
         call()
+
+
+def _of_mix(words=None):
+    return jnp.ones((2, 1, 2)), jnp.zeros((2, 1), jnp.int32) if words is None else words, jnp.ones((2, 1)), SMALL
+
+
+def _weighed(weights):
+    ids = jnp.ones((4, 3), jnp.int32)
+    return language_model.loss(_params(), language_model.begin(_params(), 3), language_model.Batch(ids, ids, weights))
 
 
 def _mixed(columns, time):

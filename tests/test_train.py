@@ -42,6 +42,24 @@ def _loss(w, batch, key):
     return jnp.mean((w - batch) ** 2)
 
 
+def test_an_optimizer_that_looks_at_the_loss_and_the_batch():
+    """The loss stands still, so the rate falls by half after every second step; a batch says how much is made of it."""
+
+    def by_batch(updates, state, params=None, *, batch, **_):
+        return jax.tree.map(lambda one: one * batch, updates), state
+
+    plateau = optax.contrib.reduce_on_plateau(factor=0.5, patience=2)
+    own = optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), by_batch)
+    optimizer = optax.chain(optax.sgd(1.0), plateau, own)
+    step = jax.jit(train.make_step(lambda w, batch, key: 3.0 + (w - jax.lax.stop_gradient(w)), optimizer))
+    state, made = train.init_state(jnp.float32(0), optimizer, jax.random.key(0)), []
+    for batch in (1.0, 2.0, 1.0, 1.0, 1.0):
+        before = state.params
+        state, _ = step(state, jnp.float32(batch))
+        made.append(float(before - state.params))
+    assert made == [1.0, 2.0, 0.5, 0.5, 0.25]
+
+
 def test_step_is_pure_and_counts():
     optimizer = optax.adam(0.1)
     step = train.make_step(_loss, optimizer)

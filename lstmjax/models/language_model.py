@@ -250,6 +250,13 @@ def loss(
     >>> value.shape, state[0].h.shape
     ((), (1, 16))
     """
+    if type(batch) is not Batch:
+        raise TypeError(f"batch should be Batch(inputs, targets, weights, lengths), got {checks.show(batch)}")
+    if not checks.is_array(batch.weights) or batch.weights.shape != jnp.shape(batch.targets):
+        raise ValueError(
+            f"batch.weights should be an array of the shape {jnp.shape(batch.targets)} of batch.targets, got "
+            f"{checks.show(batch.weights)}"
+        )
     state, ys = outputs(params, batch.inputs, state, options, key, lengths=batch.lengths, **how)
     *_, k_outputs, k_samples = _keys(key)
     dropped = dropout(k_outputs, options.dropout, ys, shared=(0,) if options.variational else ())
@@ -261,8 +268,9 @@ def loss(
     else:
         found = surprisals(params, dropped, batch.targets)
     counts = batch.weights > 0
-    total = jnp.maximum(batch.weights.sum(), 1).astype(found.dtype)
-    value = jnp.where(counts, found * batch.weights.astype(found.dtype), 0).sum() / total
+    weights = jnp.where(counts, batch.weights, 0).astype(found.dtype)
+    total = weights.sum()
+    value = jnp.where(counts, found * weights, 0).sum() / jnp.where(total == 0, 1, total)
     if key is not None and options.ar:
         value = value + options.ar * activation_penalty(dropped, jnp.asarray(counts)).astype(value.dtype)
     if key is not None and options.tar:

@@ -111,7 +111,8 @@ def make_step(
 
     Args:
       loss: (params, batch, key) -> scalar; of a state with a carry, (params, carry, batch, key) -> (scalar, carry).
-      optimizer: any optax chain.
+      optimizer: any optax chain. What in it takes more than gradients and params is given `value`, the loss, and
+        `batch`, so that a chain may end in `optax.contrib.reduce_on_plateau`.
       accumulate: parts that a batch is cut into along the first axis of each leaf, to be run one after the other in a
         part of the memory; loss and gradient are the means of theirs.
       average: d in [0, 1), of a mean of the params over the steps that were made, of which the last 1 / (1 - d) or so
@@ -139,6 +140,7 @@ def make_step(
     (1.0, 1)
     """
     checks.size("accumulate", accumulate)
+    optimizer = optax.with_extra_args_support(optimizer)
     if average is not None:
         average = checks.rate("average", average)
     gradient = jax.value_and_grad(loss)
@@ -167,7 +169,8 @@ def make_step(
         ok = finite.all()
         # optax counts on promotion, also where a caller has set JAX to be strict about it.
         with jax.numpy_dtype_promotion("standard"):
-            updates, opened = optimizer.update(gradients, state.optimizer, state.params)
+            more = dict(value=value, batch=batch)
+            updates, opened = optimizer.update(gradients, state.optimizer, state.params, **more)
             params = optax.apply_updates(state.params, updates)
             total = state.loss_sum + jnp.where(ok, value, 0)
         params, opened, carry = jax.tree.map(
