@@ -78,12 +78,14 @@ def log_likelihood(params: CRF, emissions: Array, tags: Array, lengths: Array | 
     shape = (len(emissions), *batch)
     if tags.shape != shape:
         raise ValueError(f"tags should have the shape [T, *batch] = {shape} of emissions, got {tags.shape}")
-    tags = jnp.where(valid, jnp.reshape(jnp.asarray(tags), valid.shape), 0)
+    tags = jnp.where(valid, jnp.reshape(jnp.asarray(tags, jnp.int32), valid.shape), 0)
     k = len(params.start)
     checks.within("tags", tags, k)
     bad = ((tags < 0) | (tags >= k)).any(0)
-    found = jnp.where(bad, jnp.nan, _score(params, emissions, tags, valid, n)) - _log_partition(*problem[:4])
-    return found.reshape(batch)
+    score = _score(params, emissions, tags, valid, n)
+    # Of a forbidden path -inf too where all paths are, whose partition is -inf.
+    found = jnp.where(score == -jnp.inf, -jnp.inf, score - _log_partition(*problem[:4]))
+    return jnp.where(bad, jnp.nan, found).reshape(batch)
 
 
 def log_partition(params: CRF, emissions: Array, lengths: Array | None = None) -> Array:
@@ -206,6 +208,8 @@ def constrain(params: CRF, allowed: Allowed) -> CRF:
     [1, 2]
     """
     _check(params)
+    if type(allowed) is not Allowed:
+        raise TypeError(f"allowed should be Allowed(transitions, start), got {checks.show(allowed)}")
     k = len(params.start)
     may = checks.bools("allowed.transitions", allowed.transitions, (k, k), "[K, K]")
     begin = checks.bools("allowed.start", allowed.start, (k,), "[K]")

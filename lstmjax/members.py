@@ -84,7 +84,7 @@ def fit(
         snapshots=snapshots,
         save_every=save_every,
         resume=resume,
-        about=json.loads(json.dumps(recipe._asdict() | {"records": task.records})),
+        about=_about(task, recipe),
         count=task.tokens,
         watch=watch,
     )
@@ -134,6 +134,7 @@ def sweep(
         mesh=mesh,
         snapshots=snapshots,
         resume=resume,
+        about=_about(task, task.recipe),
         count=task.tokens,
         watch=watch,
     )
@@ -249,7 +250,8 @@ def filled(values: np.ndarray, bucket: text.Bucket, size: int) -> np.ndarray:
 
 def fingerprint(*parts: Sequence[Any]) -> str:
     """What tells one set of records from another."""
-    return hashlib.sha256(json.dumps([list(map(list, part)) for part in parts]).encode()).hexdigest()[:16]
+    held = json.dumps([list(map(list, part)) for part in parts], default=lambda number: number.item())  # of NumPy
+    return hashlib.sha256(held.encode()).hexdigest()[:16]
 
 
 def optimizer(recipe: Recipe, steps: int) -> optax.GradientTransformation:
@@ -265,6 +267,11 @@ def optimizer(recipe: Recipe, steps: int) -> optax.GradientTransformation:
         bound,
         optax.adamw(lambda count: recipe.learning_rate * shape(count), weight_decay=recipe.weight_decay),
     )
+
+
+def _about(task, recipe):
+    """What decides a run, as JSON gives it back."""
+    return json.loads(json.dumps(recipe._asdict() | {"records": task.records}))
 
 
 def _metric(task):

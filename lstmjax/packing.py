@@ -60,7 +60,8 @@ class Packs:
         if lengths.shape != self.counts.shape:
             raise ValueError(f"counts should be one a length, {lengths.shape}, got shape {self.counts.shape}")
         if len(lengths) and not 0 < self.counts.min() <= self.counts.max() <= room:
-            raise ValueError(f"counts should lie in 1 to batch_size = {room}, got up to {self.counts.max()}")
+            low, high = self.counts.min(), self.counts.max()
+            raise ValueError(f"counts should lie in 1 to batch_size = {room}, got {low} to {high}")
         self.buckets = []  # of each: its rows, the plan, and the shape
         bounds = text.bounds(np.repeat(lengths, self.counts), buckets, room)
         place = np.searchsorted(bounds, lengths)
@@ -96,10 +97,14 @@ def deal(counts: Sequence[int] | np.ndarray, room: int) -> list[np.ndarray]:
     Returns:
       The places in `counts` of what each gets.
 
+    Raises:
+      ValueError: a count above `room`.
+
     >>> [part.tolist() for part in deal([3, 2, 2, 1], room=4)]
     [[0, 3], [1, 2]]
     """
     counts = np.asarray(counts)
+    _check_counts(counts, room, "room")
     parts = max(1, -(-int(counts.sum()) // room))
     while True:
         most = -(-len(counts) // parts)
@@ -124,11 +129,15 @@ def in_order(lengths: Sequence[int], counts: Sequence[int], at_most: int = 64) -
     Args:
       lengths, counts: as in `Packs`; no count is above `at_most`.
 
+    Raises:
+      ValueError: a count above `at_most`.
+
     >>> in_order([3, 12, 5], [1, 4, 1], at_most=4)
     [Pack(rows=array([1]), length=12, sequences=2, asked=4), Pack(rows=array([2, 0]), length=8, sequences=2, asked=4)]
     """
     if not len(lengths):
         return []
+    _check_counts(np.asarray(counts), at_most, "at_most")
     total, bounds = sum(counts), text.ladder(max(lengths))
     asked = min(at_most, _power(total))
     sequences = min(_power(len(lengths)), _power(round(asked * len(lengths) / total)))
@@ -149,6 +158,11 @@ def in_order(lengths: Sequence[int], counts: Sequence[int], at_most: int = 64) -
         left -= counts[row]
     close()
     return packs
+
+
+def _check_counts(counts, most, name):
+    if len(counts) and counts.max() > most:
+        raise ValueError(f"counts should be at most {name} = {most}, got up to {counts.max()}")
 
 
 def _power(n):

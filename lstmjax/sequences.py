@@ -260,7 +260,7 @@ def _moments(training, recipe, kind):
         return None
     if kind.symbols:
         raise ValueError(f"standardise is for features, got {kind.say()}")
-    return standard.moments([x for x, _ in _known(training)])
+    return standard.moments([_plain(x) for x, _ in _known(training)])
 
 
 def _drawn_batches(training, model):
@@ -273,7 +273,7 @@ def _drawn_batches(training, model):
 
     def batch(epoch, k):
         xs, targets = training.batch(epoch, k, size)
-        return sequencer.Batch(_standardised(xs, model), None, targets, ones)
+        return sequencer.Batch(_features(xs, model), None, targets, ones)
 
     return lambda epoch: Epoch(range(n), partial(batch, epoch))
 
@@ -291,7 +291,7 @@ def _batches(training, model):
             places = [(recipe.order, epoch, row) for row in bucket.rows]
             rows = [_moved(one, place, recipe.transpose) for one, place in zip(rows, places, strict=True)]
         xs, targets = zip(*rows, strict=True)
-        padded, lengths = _filled([_standardised(x, model) for x in xs], bucket.length, recipe.batch_size)
+        padded, lengths = _filled([_features(x, model) for x in xs], bucket.length, recipe.batch_size)
         weights = (np.arange(recipe.batch_size) < len(rows)).astype(np.float32)
         if kind.answer in sequencer.AT_END:
             dtype = np.float32 if kind.answer == "number" else np.int32
@@ -315,23 +315,28 @@ def _moved(record, place, most):
     return np.roll(x, by, 1), np.roll(target, by, 1)
 
 
-def _standardised(x, model):
+def _features(x, model):
     """A sequence, or a batch of them, as the recipe wants its features."""
-    if model.moments is None:
-        return x
-    return standard.standardise(np.asarray(x), model.moments).astype(np.float32)
+    x = _plain(x)
+    return x if model.moments is None else standard.standardise(x, model.moments).astype(np.float32)
+
+
+def _plain(x):
+    """A sequence whose bytes, if they are features, stand for n / 255."""
+    x = np.asarray(x)
+    return x / np.float32(255) if x.dtype == np.uint8 and x.ndim > 1 else x
 
 
 def _filled(sequences, length, size):
     """Sequences as one array [size, length, ...], padded with zeros, and their lengths: of symbols and classes int32,
-    of all else float32, where bytes become n / 255."""
+    of all else float32."""
     first = np.asarray(sequences[0])
     dtype = np.int32 if first.ndim == 1 else np.float32
     found, lengths = np.zeros((size, length, *first.shape[1:]), dtype), np.zeros(size, np.int32)
     for row, sequence in enumerate(sequences):
         found[row, : len(sequence)] = sequence
         lengths[row] = len(sequence)
-    return found / np.float32(255) if first.dtype == np.uint8 and first.ndim == 2 else found, lengths
+    return found, lengths
 
 
 def _fingerprint(*parts):
@@ -353,7 +358,7 @@ def _answers(params, xs, model):
     size = min(256, 2 ** max(len(xs) - 1, 0).bit_length())
     whole, answers = model.kind.answer in sequencer.AT_END, [np.zeros(0)] * len(xs)
     for bucket in text.bucket(lengths, size, text.bounds(lengths, model.recipe.buckets, size)) if lengths else ():
-        batch = _filled([_standardised(xs[row], model) for row in bucket.rows], bucket.length, size)
+        batch = _filled([_features(xs[row], model) for row in bucket.rows], bucket.length, size)
         found = np.asarray(_predict(params, *batch, options=_options(model.recipe, model.kind)))
         for n, row in enumerate(bucket.rows):
             answers[row] = found[:, n] if whole else found[:, n, : lengths[row]]

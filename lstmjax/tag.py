@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lstmjax import checkpoint, crf, members, reader, spans, text, train
+from lstmjax import checkpoint, checks, crf, members, reader, spans, text, train
 from lstmjax import recipe as recipes
 from lstmjax.models import tagger
 from lstmjax.packing import Packs, in_order
@@ -123,7 +123,7 @@ def fit(
       ValueError: no records, tags that are no BIO, predicates without `reach` or the other way round, or a recipe that
         makes no sense; it names what. What `train.fit` raises.
     """
-    model, task = _task(training, dev, checked(recipe or Recipe()), 1 if mesh is None else mesh.size)
+    model, task = _task(training, dev, _checked(recipe or Recipe()), 1 if mesh is None else mesh.size)
     fitted = members.fit(task, watch=watch, snapshots=snapshots, save_every=save_every, resume=resume, mesh=mesh)
     return model._replace(params=fitted.params), fitted
 
@@ -140,8 +140,8 @@ def sweep(
     mesh: jax.sharding.Mesh | None = None,
 ) -> tuple[list[Model], train.Swept]:
     """Train k taggers side by side, as `classify.sweep` does classifiers."""
-    each = members.recipes_of(recipe or Recipe(), settings)
-    model, task = _task(training, dev, checked(recipe or Recipe()), 1 if mesh is None else mesh.size)
+    each = [_checked(one) for one in members.recipes_of(recipe or Recipe(), settings)]
+    model, task = _task(training, dev, _checked(recipe or Recipe()), 1 if mesh is None else mesh.size)
     swept = members.sweep(task, settings, watch=watch, snapshots=snapshots, resume=resume, mesh=mesh)
     return members.models_of(model, task, swept, each), swept
 
@@ -170,8 +170,11 @@ def predict(
         predicates = [-1] * len(sequences)
     elif not model.recipe.reach:
         raise ValueError("predicates are for a model of roles, and the reach of this one is 0")
+    if len(predicates) != len(sequences):
+        raise ValueError(f"predicates should be one a sequence, {len(sequences)}, got {len(predicates)}")
     for words, predicate in zip(sequences, predicates, strict=True):
-        if not -1 <= predicate < max(1, len(words)):
+        checks.whole("predicates", predicate)
+        if not -1 <= predicate < len(words):
             raise ValueError(f"predicates should be words of their sequences, or -1, got {predicate} of {len(words)}")
     records = [Record(tuple(words), (), predicate) for words, predicate in zip(sequences, predicates, strict=True)]
     groups = _grouped(records, model.recipe, AT_MOST)
@@ -202,7 +205,7 @@ def evaluate(model: Model, records: Sequence[Record]) -> dict[str, Any]:
 
     Precision, recall and F1 of spans, F1 by label, and the share of tags that are right. Of roles, these are of the
     arguments of given predicates as the script of CoNLL-2005 counts them (`spans.arguments_of`), and `predicate_f1` is
-    of the predicates themselves, where no predicate is marked.
+    of the predicates themselves, in records in which none is marked, if there are such.
 
     Raises:
       ValueError: no records, or predicates of a model without.
@@ -230,10 +233,11 @@ def measured(found: Sequence[Sequence[str]], records: Sequence[Record], recipe: 
     }
     if of_roles:
         rest = [n for n, record in enumerate(records) if record.predicate < 0]
-        predicates = spans.score(
-            *([spans.spans_of(tags[n]) for n in rest] for tags in (found, [r.tags for r in records]))
-        )
-        values["predicate_f1"] = predicates[""].f1
+        if rest:
+            predicates = spans.score(
+                *([spans.spans_of(tags[n]) for n in rest] for tags in (found, [r.tags for r in records]))
+            )
+            values["predicate_f1"] = predicates[""].f1
     return values | {"f1": {label: one.f1 for label, one in scores.items()}}
 
 
@@ -273,12 +277,24 @@ def load(folder: str | Path) -> Model:
     return Model(params, *parts)
 
 
+def _checked(recipe):
+    """A recipe that makes sense for a tagger."""
+    checked(recipe)
+    if recipe.best == "loss":
+        raise ValueError('best should be "measure": a tagger is chosen by its F1 on dev, and has no loss there')
+    if recipe.smoothing:
+        raise ValueError(
+            f"smoothing should be 0: a chain of tags has no single label to smooth, got {recipe.smoothing}"
+        )
+    if recipe.tokens != "words":
+        raise ValueError(f'tokens should be "words", since every word has a tag, got {recipe.tokens!r}')
+    return recipe
+
+
 def _task(training, dev, recipe, parts=1):
     """A model without params, and its records made ready for training, on so many devices."""
     _check(training, recipe, "the training data")
     _check(dev, recipe, "the dev data")
-    if recipe.tokens != "words":
-        raise ValueError(f'tokens should be "words", since every word has a tag, got {recipe.tokens!r}')
     tags = tuple(sorted({tag for record in training for tag in record.tags} | {"O"}))
     groups = _grouped(training, recipe, recipe.batch_size)
     normal = ([text.normalise(word) for word in words] for words in dict.fromkeys(groups.words))
@@ -303,7 +319,7 @@ def _task(training, dev, recipe, parts=1):
         named = ([tuple(tags[k] for k in row) for row in one] for one in found)
         rows = [measured(one, dev, recipe) for one in named]
         names = ("tag_accuracy", "span_f1", *(("predicate_f1",) if recipe.reach else ()))
-        return {f"dev_{name}": np.array([row[name] for row in rows]) for name in names}
+        return {f"dev_{name}": np.array([row[name] for row in rows]) for name in names if name in rows[0]}
 
     task = members.Task(
         recipe,
@@ -430,7 +446,13 @@ def _check(records, recipe, where):
     """Refuse records that are no tagged words, or that do not fit the recipe."""
     if not len(records):
         raise ValueError(f"{where} should hold at least one record, got none")
-    for n, (words, tags, predicate) in enumerate(records):
+    for n, record in enumerate(records):
+        if not isinstance(record, tuple | list) or len(record) != 3:
+            raise TypeError(f"{where}, record {n}: expected words, tags and a predicate, got {record!r:.60}")
+        words, tags, predicate = record
+        checks.whole(f"{where}, record {n}: the predicate", predicate)
+        if isinstance(words, str) or not all(isinstance(word, str) and word for word in words):
+            raise TypeError(f"{where}, record {n}: expected words that are not empty, got {words!r:.60}")
         if len(words) != len(tags) or not len(words):
             raise ValueError(f"{where}, record {n}: expected a tag a word, got {len(words)} words and {len(tags)} tags")
         if predicate != -1 and not recipe.reach:
@@ -439,4 +461,4 @@ def _check(records, recipe, where):
             raise ValueError(f"{where}, record {n}: expected a predicate among {len(words)} words, got {predicate}")
         spans.check_bio(tags, f"{where}, record {n}")
     if recipe.reach and all(predicate < 0 for *_, predicate in records):
-        raise ValueError(f"{where} has no predicate, and the recipe's reach is {recipe.reach}: it should be 0")
+        raise ValueError(f"{where} should hold predicates, which a model of roles is about, got none")

@@ -178,6 +178,7 @@ def test_where_all_is_forbidden():
     p = CRF(jnp.full((2, 2), -jnp.inf), jnp.zeros(2), jnp.zeros(2))
     assert crf.log_partition(p, jnp.zeros((2, 2))) == -jnp.inf
     assert crf.viterbi(p, jnp.zeros((2, 2)))[1] == -jnp.inf
+    assert crf.log_likelihood(p, jnp.zeros((2, 2)), jnp.array([0, 1])) == -jnp.inf
     assert (crf.marginals(p, jnp.zeros((2, 2))) == 0).all()
 
 
@@ -229,6 +230,11 @@ def test_no_steps_and_narrow_floats():
     assert crf.viterbi(p, nothing)[0].shape == (0, 2)
     assert crf.marginals(p, nothing).shape == (0, 2, K)
     assert crf.log_partition(p, jnp.ones((2, K), jnp.bfloat16)).dtype == jnp.float32
+
+
+def test_tags_of_few_bits_where_there_are_more():
+    p, e, y = crf.init_crf(jax.random.key(0), 200), jnp.ones((3, 200)), np.array([1, 127, 5])
+    assert crf.log_likelihood(p, e, y.astype(np.int8)) == crf.log_likelihood(p, e, y)
 
 
 def test_tags_out_of_range():

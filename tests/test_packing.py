@@ -80,7 +80,7 @@ def test_any_number_of_sequences_is_asked_in_few_shapes():
     ("lengths", "counts", "change", "said"),
     [
         ([3, 4], [1], {}, "one a length"),
-        ([3, 4], [1, 9], {}, r"1 to batch_size = 8, got up to 9"),
+        ([3, 4], [1, 9], {}, r"1 to batch_size = 8, got 1 to 9"),
         ([3, 4], [0, 1], {}, "counts should lie in 1"),
         ([3], [1], dict(batch_size=0), "batch_size"),
         ([3], [1], dict(parts=0), "parts"),
@@ -89,3 +89,10 @@ def test_any_number_of_sequences_is_asked_in_few_shapes():
 def test_what_makes_no_sense_is_refused(lengths, counts, change, said):
     with pytest.raises(ValueError, match=said):
         Packs(lengths, counts, lambda pack: pack, **dict(batch_size=8) | change)
+
+
+def test_what_does_not_fit_is_refused():
+    with pytest.raises(ValueError, match="counts should be at most room = 4, got up to 5"):
+        deal([5], 4)
+    with pytest.raises(ValueError, match="counts should be at most at_most = 4, got up to 5"):
+        in_order([3], [5], 4)

@@ -152,6 +152,24 @@ def test_answers_do_not_depend_on_company():
     assert sequences.predict(model, []) == []
 
 
+@pytest.mark.parametrize("standardise", [False, True])
+def test_bytes_stand_for_n_of_255(standardise):
+    """Whatever they stand beside, and also where features are standardised."""
+    rng = np.random.default_rng(0)
+    bytes_ = [(rng.integers(0, 256, (n, 2), np.uint8), np.int32(n % 2)) for n in (5, 4, 6, 3) * 2]
+    floats = [(x / np.float32(255), y) for x, y in bytes_]
+    recipe = SMALL._replace(epochs=1, standardise=standardise)
+    mixed = [a if k % 2 else b for k, (a, b) in enumerate(zip(bytes_, floats, strict=True))]
+    expected = None
+    for records in (bytes_, floats, mixed):
+        model, _ = sequences.fit(records, records, recipe)
+        for asked_of in (bytes_, floats, mixed):
+            found = np.array(sequences.predict(model, [x for x, _ in asked_of]))
+            expected = found if expected is None else expected
+            np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert np.ptp(expected[:, 0]) > 1e-4
+
+
 def test_the_loss_of_training_is_that_of_each_record():
     """Padded batches of several lengths, the last of them not full: their mean, by steps, is that over all records."""
     records = _scales(7, np.random.default_rng(0))
@@ -234,7 +252,8 @@ def test_pictures_become_pixels_in_one_order(folder, monkeypatch):
         [*one[0], *one[1]], [*pictures[:4], *datasets.load("mnist")["test"].pixels], strict=True
     ):
         np.testing.assert_array_equal(x[:, 0], picture.ravel()[place])
-    filled, lengths = sequences._filled([training[0][0]], 784, 2)
+    model = sequences.Model(None, SMALL, sequences.kind_of(training))
+    filled, lengths = sequences._filled([sequences._features(training[0][0], model)], 784, 2)
     np.testing.assert_allclose(filled[0, :, 0], pictures[0].ravel() / 255, rtol=1e-6)
     assert lengths.tolist() == [784, 0]
     with pytest.raises(ValueError, match="chunk should divide the 784 pixels of a picture, got 5"):

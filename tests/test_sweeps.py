@@ -75,7 +75,7 @@ def test_a_sweep_goes_on(tmp_path):
         _sweep(snapshots=snapshots, epochs=2)
         with pytest.raises(ValueError, match="give resume=True to go on with it"):
             _sweep(snapshots=snapshots)
-        with pytest.raises(ValueError, match="of another run than this sweep"):
+        with pytest.raises(ValueError, match=r"another sweep: settings was .*0\.4\]} and is now .*0\.3\]}"):
             _sweep(rates=(0.01, 0.1, 0.3), snapshots=snapshots, resume=True)
         again = _sweep(snapshots=snapshots, resume=True)
     np.testing.assert_array_equal(again.params, whole.params)

@@ -4,18 +4,18 @@ import itertools
 import json
 import sys
 from functools import partial
-from io import StringIO
+from io import BytesIO, TextIOWrapper
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lstmjax import baselines, crf, datasets, spans, tag
+from lstmjax import baselines, crf, datasets, spans, tag, train
 from lstmjax.__main__ import main
 from lstmjax.commands.tasks import TASKS
 from lstmjax.models import tagger
-from lstmjax.recipe import Recipe
+from lstmjax.recipe import SWEPT, Recipe
 from lstmjax.sequence import run
 from lstmjax.spans import Argument, Span
 
@@ -109,6 +109,16 @@ def test_the_loss_is_the_mean_of_log_p_and_a_row_of_no_weight_may_hold_anything(
     value, gradient = jax.value_and_grad(lambda p: tagger.loss(p, batch, allowed=allowed, options=options))(params)
     np.testing.assert_allclose(value, right, rtol=1e-6)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+    for weights in ([0.1, 0.1, 0], [2.0, 2, -3]):  # of any size; a row of a weight below 0 does not count either
+        same = batch._replace(weights=np.array(weights, np.float32))
+        np.testing.assert_allclose(tagger.loss(params, same, allowed=allowed, options=options), right, rtol=1e-6)
+    for wrong in (np.ones((3, 1), np.float32), np.float32(2), np.ones(2, np.float32)):
+        with pytest.raises(ValueError, match=r"batch.weights should be \[B\] with B = 3"):
+            tagger.loss(params, batch._replace(weights=wrong), options=options)
+    with pytest.raises(TypeError, match=r"batch\.weights should be an array of floats, got NoneType"):
+        tagger.loss(params, batch._replace(weights=None), options=options)
+    with pytest.raises(TypeError, match="allowed should be Allowed"):
+        tagger.loss(params, batch, allowed=allowed.transitions, options=options)
 
 
 def test_predicted_tags_are_the_best_of_all_and_allowed():
@@ -170,6 +180,9 @@ def test_dropout_draws_by_key_alone_and_drops_the_same_features_of_every_word():
         (dict(predicates=None), "but params have frames"),
         (dict(predicates=jnp.zeros(3)), "predicates should be an array of ints"),
         (dict(predicates=jnp.zeros(2, jnp.int32)), r"predicates should be \[B\]"),
+        (dict(predicates=jnp.array([0, 3, -1])), "predicates should be words of their sentences, or -1, got 3 where"),
+        (dict(predicates=jnp.array([-2, 0, -1])), "predicates should be words of their sentences, or -1, got -2 where"),
+        (dict(options=None), "options should be Options, got NoneType"),
         (dict(sentences=jnp.zeros(3)), "sentences should be an array of ints"),
         (dict(sentences=jnp.zeros(2, jnp.int32)), r"both be \[B\], got shapes \(3,\) and \(2,\)"),
         (dict(sentences=jnp.array([0, 3, 0])), r"sentences should lie in \[0, 3\)"),
@@ -276,10 +289,17 @@ def test_a_saved_model_says_the_same_and_the_commands_say_it(roles, tmp_path, ca
     assert tag.predict(tag.load(folder), words) == tag.predict(model, words)
     assert main(["roles", "--model", folder, "Ann saw the Bob"]) == 0
     assert capsys.readouterr().out == "saw\tA0=Ann\tA1=the Bob\n\n"
-    monkeypatch.setattr(sys, "stdin", StringIO("the bob was met by joe\n"))
+    given = TextIOWrapper(BytesIO(b"\xef\xbb\xbfthe bob was met by joe\n\nann saw the bob\r\n"))
+    monkeypatch.setattr(sys, "stdin", given)
     assert main(["roles", "--model", folder, "--json"]) == 0
-    held = json.loads(capsys.readouterr().out)
+    held, nothing, last = map(json.loads, capsys.readouterr().out.splitlines())  # a line for each
+    assert held["words"][0] == "the"
     assert held["frames"][0]["roles"][0] == {"label": "A1", "start": 0, "end": 2}
+    assert nothing == {"words": [], "frames": []}
+    assert last["words"] == ["ann", "saw", "the", "bob"]
+    monkeypatch.setattr(sys, "stdin", TextIOWrapper(BytesIO(b"ann saw the bob\ncaf\xe9 ran\n")))
+    assert main(["roles", "--model", folder]) == 2
+    assert "standard input, line 2, is not UTF-8 text" in capsys.readouterr().err
     for command in (["predict"], ["explain"]):
         assert main([*command, "--model", folder, "ann saw the bob"]) == 2
         assert "model" in capsys.readouterr().err
@@ -343,6 +363,21 @@ def test_columns_of_conll_2005_are_read(tmp_path):
     ]
     assert second == datasets.Roles(("Rain",), ("NN",), ())
     assert len(TASKS["roles"].of_file(str(file), Recipe(reach=2))) == 4
+    file.write_text("1 CD -\n\nup RB up (V*)\n", encoding="utf-8")  # a word, where others are not numbered
+    assert [one.words for one in datasets.roles(file)] == [("1",), ("up",)]
+    for column, said in (
+        ("(A0(A1*) *)", r"word 1, got '\(A0\(A1\*\)'"),
+        ("(A0* (A1*)", "word 2, A0 being open"),
+        ("(A0*)(A1*) *", "expected brackets such as"),
+        ("(A0* *", "A0 open at the last word"),
+        ("* *)", r"got '\*\)' for word 2, None being open"),
+        ("(*) *", "expected brackets such as"),
+    ):
+        one, two = column.split(" ")
+        file.write_text(f"a go {one}\nb - {two}\n", encoding="utf-8")
+        with pytest.raises(ValueError, match=said) as error:
+            datasets.roles(file)
+        assert "sentence that ends at line 3" in str(error.value)
     file.write_text("a b - (A*)\n", encoding="utf-8")
     with pytest.raises(ValueError, match="0 predicates and 1 columns"):
         datasets.roles(file)
@@ -356,28 +391,49 @@ def test_columns_of_conll_2005_are_read(tmp_path):
         ([tag.Record(("a",), ("I-X",))], SMALL, "expected B-X"),
         ([tag.Record(("a",), ("O",), 0)], SMALL, "reach is 0"),
         ([tag.Record(("a",), ("O",), 3)], SMALL._replace(reach=1), "expected a predicate among 1 words"),
-        ([tag.Record(("a",), ("O",))], SMALL._replace(reach=1), "has no predicate"),
+        ([tag.Record(("a",), ("O",))], SMALL._replace(reach=1), "should hold predicates, which a model of roles"),
         ([tag.Record(("a",), ("O",))], SMALL._replace(tokens="bpe"), "every word has a tag"),
+        ([tag.Record(("a",), ("O",))], SMALL._replace(best="loss"), 'best should be "measure"'),
+        ([tag.Record(("a",), ("O",))], SMALL._replace(smoothing=0.1), "smoothing should be 0"),
+        ([(("a",), ("O",))], SMALL, "record 0: expected words, tags and a predicate"),
+        (
+            [tag.Record(("a",), ("O",), 0.7)],
+            SMALL._replace(reach=1),
+            "record 0: the predicate should be an int, got fl",
+        ),
+        ([tag.Record(("a", ""), ("O", "O"))], SMALL, "record 0: expected words that are not empty"),
     ],
 )
 def test_records_that_make_no_sense_are_refused(training, recipe, said):
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises((TypeError, ValueError), match=said):
         tag.fit(training, training, recipe)
+
+
+def test_numpy_counts_predicates_too():
+    records = [tag.Record(("a", "b"), ("B-V", "B-X"), np.int64(0))] * 4
+    model, _ = tag.fit(records, records, SMALL._replace(reach=1, epochs=1, hidden=(4,), above=(4,)))
+    found = tag.evaluate(model, records)
+    assert "predicate_f1" not in found  # no record asks where predicates are
+    assert found["records"] == 4
 
 
 def test_a_tagger_without_predicates_takes_none(roles):
     model, _ = roles
     with pytest.raises(TypeError, match="sequences of words"):
         tag.predict(model, ["ann saw"])
-    with pytest.raises(ValueError, match="predicates should be words"):
-        tag.predict(model, [("ann", "saw")], [2])
+    for words, predicate in ((("ann", "saw"), 2), ((), 0)):
+        with pytest.raises(ValueError, match="predicates should be words"):
+            tag.predict(model, [words], [predicate])
+    with pytest.raises(ValueError, match="predicates should be one a sequence, 1, got 2"):
+        tag.predict(model, [("ann", "saw")], [0, 1])
+    with pytest.raises(TypeError, match="predicates should be an int, got float"):
+        tag.predict(model, [("ann", "saw")], [0.7])
+    assert tag.predict(model, [()]) == [()]
     with pytest.raises(ValueError, match="reach of this one is 0"):
         tag.roles(model._replace(recipe=SMALL), [("ann",)])
 
 
 def test_a_run_goes_on_to_the_same_bits(tmp_path):
-    from lstmjax import train
-
     training, dev = (tag.frames(_said(n, n)) for n in (24, 8))
     recipe = SMALL._replace(reach=2, epochs=2, hidden=(8,), above=(8,), batch_size=8)
     whole, _ = tag.fit(training, dev, recipe)
@@ -407,3 +463,29 @@ def test_taggers_of_a_sweep_are_each_alone():
         assert model.recipe == alone.recipe
         assert swept.best_epoch[seed] == fitted.best_epoch
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), model.params, alone.params)
+    with pytest.raises(ValueError, match="smoothing should be 0"):
+        tag.sweep(records, records, {"smoothing": [0.0, 0.5]}, recipe)
+
+
+def test_every_other_setting_can_be_swept():
+    """All are tracers then, also the rates that a test of Python's would ask whether they are 0."""
+    records = [tag.Record(("a", "b"), ("O", "B-X")), tag.Record(("b", "a"), ("B-X", "O"))] * 4
+    recipe = SMALL._replace(embedding=4, hidden=(4,), epochs=3)
+    values = {name: [getattr(recipe, name)] * 2 for name in SWEPT if name not in ("smoothing", "word_dropout")}
+    _, swept = tag.sweep(records, records, values | {"word_dropout": [0.0, 0.9]}, recipe)
+    one, two = swept.history[-1]["loss"]
+    assert abs(one - two) > 1e-3
+
+
+def test_a_sweep_goes_on_with_its_own_data_and_recipe_alone(tmp_path):
+    records = [tag.Record(("a", "b"), ("O", "B-X")), tag.Record(("b", "a"), ("B-X", "O"))] * 4
+    recipe, settings = SMALL._replace(embedding=4, hidden=(4,), epochs=2), {"seed": [0, 1]}
+    with train.Snapshots(tmp_path) as snapshots:
+        tag.sweep(records, records, settings, recipe, snapshots=snapshots)
+        for other, held, said in (
+            (recipe._replace(learning_rate=0.5), records, "learning_rate was 0.01 and is now 0.5"),
+            (recipe, records[:4], "records was .* and is now"),
+        ):
+            with pytest.raises(ValueError, match=f"another sweep: {said}"):
+                tag.sweep(held, records, settings, other, snapshots=snapshots, resume=True)
+        tag.sweep(records, records, settings, recipe, snapshots=snapshots, resume=True)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 
 from lstmjax import checks, crf
@@ -163,8 +164,8 @@ def emissions(
     Args:
       ids: int [S, T], padded with anything in [0, V); or [S, T, F].
       lengths: int [S].
-      predicates: int [B], the words p that are predicates, -1 where none is marked: then there is no y_p, and no
-        distance. None where params have no frames.
+      predicates: int [B], the words p in [0, length) that are predicates, -1 where none is marked: then there is no
+        y_p, and no distance. None where params have no frames.
       options: which way layers read, and dropout if there is a key.
       key: PRNG key; None is deterministic.
       sentences: int [B], the sentence in [0, S) of each predicate; None: each is of its own, and B = S.
@@ -174,7 +175,8 @@ def emissions(
       [T, B, K]; what stands past a length is of no account.
 
     Raises:
-      TypeError, ValueError: naming the argument.
+      TypeError, ValueError: naming the argument; concrete predicates outside [-1, length), which are as -1 when
+        traced.
 
     References: Zhou and Xu 2015, section 3 (marks, alternating layers); He et al. 2017, section 2.2 (highways);
     Marcheggiani et al. 2017, section 3.2 (a word beside the predicate); He et al. 2018, section 3 (a sentence read
@@ -224,12 +226,15 @@ def loss(
     """
     marked = None if params.frames is None else batch.predicates
     scores = emissions(params, batch.ids, batch.lengths, marked, options, key, sentences=batch.sentences, **how)
-    tags, weights = jnp.swapaxes(jnp.asarray(batch.tags), 0, 1), jnp.asarray(batch.weights)
+    tags, weights = jnp.swapaxes(jnp.asarray(batch.tags), 0, 1), checks.as_float_array("batch.weights", batch.weights)
+    if weights.shape != scores.shape[1:2]:
+        raise ValueError(f"batch.weights should be [B] with B = {scores.shape[1]}, got shape {weights.shape}")
     lengths = lengths_of(jnp.asarray(batch.lengths), batch.sentences)
     log_p = crf.log_likelihood(chain(params, allowed), scores, tags, lengths)
     # A row that does not count may hold what is not allowed.
-    log_p = jnp.where(weights > 0, log_p, 0)
-    return -(weights * log_p).sum() / jnp.maximum(weights.sum(), 1e-9)
+    counts = weights > 0
+    log_p, weights = jnp.where(counts, log_p, 0), jnp.where(counts, weights, 0)
+    return -(weights * log_p).sum() / jnp.where(counts.any(), weights.sum(), 1)
 
 
 def predict(
@@ -312,7 +317,7 @@ def _beside(frames, ys, p, whose, lengths):
 
 def _words(embedding, ids, rate, key):
     """The vectors [T, B, E] of words [T, B] or [T, B, F], some of them unknown if there is a key."""
-    if key is not None and rate > 0:
+    if key is not None and not (isinstance(rate, float | int) and rate == 0):
         gone = jax.random.bernoulli(key, rate, ids.shape[:2])
         unknown = jnp.full_like(ids, encoder.UNK) if ids.ndim == 2 else jnp.zeros_like(ids).at[..., 0].set(encoder.UNK)
         ids = jnp.where(gone.reshape(gone.shape + (1,) * (ids.ndim - 2)), unknown, ids)
@@ -320,6 +325,9 @@ def _words(embedding, ids, rate, key):
 
 
 def _check(params, ids, lengths, predicates, options, key, sentences):
+    for name, given, kind in (("params", params, Params), ("options", options, Options)):
+        if type(given) is not kind:
+            raise TypeError(f"{name} should be {kind.__name__}, got {checks.show(given)}")
     checks.one_of("options.directions", options.directions, DIRECTIONS)
     for name in ("dropout", "word_dropout", "recurrent"):
         checks.rate(f"options.{name}", getattr(options, name))
@@ -352,3 +360,11 @@ def _check(params, ids, lengths, predicates, options, key, sentences):
         )
     else:
         check_ids("sentences", sentences, len(ids))
+    if all(map(checks.is_concrete, (predicates, lengths, sentences if sentences is not None else 0))):
+        most = np.asarray(lengths_of(np.asarray(lengths), None if sentences is None else np.asarray(sentences)))
+        wrong = np.flatnonzero((np.asarray(predicates) < -1) | (np.asarray(predicates) >= np.maximum(most, 0)))
+        if len(wrong):
+            n = wrong[0]
+            raise ValueError(
+                f"predicates should be words of their sentences, or -1, got {predicates[n]} where there are {most[n]}"
+            )

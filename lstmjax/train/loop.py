@@ -13,7 +13,7 @@ import optax
 from lstmjax import checks, devices, leaves
 from lstmjax.train.feed import ahead, as_it_is
 from lstmjax.train.reports import Reports
-from lstmjax.train.snapshots import Snapshots
+from lstmjax.train.snapshots import Snapshots, changes
 from lstmjax.train.step import Best, State, init_state, make_step, next_epoch
 from lstmjax.train.stop import Stop
 from lstmjax.train.summary import summarise
@@ -317,8 +317,7 @@ def _go_on(snapshots, state, about):
     if before != about:
         changed = f"{before!r} and now {about!r}"
         if isinstance(before, dict) and isinstance(about, dict):
-            names = [name for name in before | about if before.get(name) != about.get(name)]
-            changed = ", ".join(f"{name} was {before.get(name)!r} and is now {about.get(name)!r}" for name in names)
+            changed = changes(before, about)
         raise ValueError(f"{snapshots.folder} holds snapshots of another run: {changed}")
     history = [{k: math.nan if v is None else v for k, v in line.items()} for line in loaded.about["history"]]
     return loaded.state, history

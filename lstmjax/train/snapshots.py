@@ -33,6 +33,16 @@ class Loaded(NamedTuple):
     step: int
 
 
+def changes(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """In what two runs differ, in words.
+
+    >>> changes({"clip": 1, "seed": 0}, {"clip": 2, "seed": 0})
+    'clip was 1 and is now 2'
+    """
+    names = [name for name in before | now if before.get(name) != now.get(name)]
+    return ", ".join(f"{name} was {before.get(name)!r} and is now {now.get(name)!r}" for name in names)
+
+
 class Snapshots:
     """The snapshots of one run, in a folder of their own.
 

@@ -14,7 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from lstmjax import checks, devices
 from lstmjax.train.feed import ahead, as_it_is
 from lstmjax.train.reports import Reports
-from lstmjax.train.snapshots import Snapshots
+from lstmjax.train.snapshots import Snapshots, changes
 from lstmjax.train.step import init_state, make_step, next_epoch
 from lstmjax.train.stop import Stop
 from lstmjax.train.watch import Watch
@@ -79,6 +79,7 @@ def sweep(
     mesh: jax.sharding.Mesh | None = None,
     snapshots: Snapshots | None = None,
     resume: bool = False,
+    about: dict[str, Any] | None = None,
     count: Callable[[Any], int] | None = None,
     watch: Watch | None = None,
 ) -> Swept:
@@ -97,6 +98,7 @@ def sweep(
       mesh: devices that share the models, k / n each: where a step is too small for several cores, one CPU device a
         core makes use of them all. Their number divides k.
       snapshots, resume, count, watch: as in `fit`.
+      about: what else decides the run, by name, of what JSON can hold: a sweep goes on only with the same.
 
     Returns:
       `Swept`. A model whose loss is not finite stands still and does not disturb the others.
@@ -144,11 +146,14 @@ def sweep(
     keep, turn = jax.jit(_keep), jax.jit(next_epoch, donate_argnums=0)
     states, best, best_epoch = jax.jit(every)(columns)
     history: list[dict[str, list]] = []
-    known = {"settings": {name: list(values) for name, values in settings.items()}}
+    known = {"settings": {name: list(values) for name, values in settings.items()}, "about": about}
     if snapshots is not None and snapshots.steps():
         loaded = snapshots.load((states, best, best_epoch))
-        if not isinstance(loaded.about, dict) or {**loaded.about, "history": None} != {**known, "history": None}:
-            raise ValueError(f"{snapshots.folder} holds snapshots of another run than this sweep")
+        if not isinstance(loaded.about, dict) or loaded.about.keys() != {*known, "history"}:
+            raise ValueError(f"{snapshots.folder} holds snapshots that are not of a sweep")
+        before, now = ({"settings": one["settings"]} | (one["about"] or {}) for one in (loaded.about, known))
+        if before != now:
+            raise ValueError(f"{snapshots.folder} holds snapshots of another sweep: {changes(before, now)}")
         (states, best, best_epoch), history = loaded.state, loaded.about["history"]
     watch, sign = watch or Watch(), -1 if metric.endswith("loss") else 1
 
