@@ -12,6 +12,7 @@ Search is batched in both, over the same sources, and goes to the same number of
 
 import argparse
 import json
+import math
 import statistics
 import sys
 import time
@@ -148,8 +149,9 @@ def their_quality(training: list, dev: list, test: list, how: recipe.Recipe) -> 
     for begin in range(0, len(test), translate.AT_ONCE):
         sources = [translate.ids_of(model.source, pair[0]) for pair in test[begin : begin + translate.AT_ONCE]]
         longest = max(map(len, sources))
+        steps = math.ceil(model.ratio * longest) + translate.SPARE
         ids = np.stack([np.pad(one, (0, longest - len(one))) for one in sources])
-        found += _search(net, ids, np.array(list(map(len, sources))), how.beam, how.length_penalty, 2 * longest + 10)
+        found += _search(net, ids, np.array(list(map(len, sources))), how.beam, how.length_penalty, steps)
     scores = translate.score([model.target.write(one) for one in found], [pair[1] for pair in test], how.bleu)
     return row | {f"torch {name}": value for name, value in scores.items()}
 

@@ -89,6 +89,9 @@ def _parser():
         "--beam", type=int, metavar="N", help="width of the search, 1 is greedy (default: the model's)"
     )
     command.add_argument("--length-penalty", type=float, metavar="X", help="(default: the model's)")
+    command.add_argument(
+        "--longest", type=int, metavar="N", help="most tokens of a translation (default: by the length of the text)"
+    )
     command.add_argument("--coverage", type=float, metavar="X", help="(default: the model's)")
     command.add_argument("text", nargs="*", help="texts; none: lines of standard input")
 

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lstmjax import checks
+from lstmjax import checks, varying
 
 Array = jax.Array
 Step = Callable[[Any, Array], tuple[Any, Array]]
@@ -30,12 +30,14 @@ class Decoded(NamedTuple):
     """A sequence; or W of a beam, the best first."""
 
     tokens: Array  # int32 [steps], or [W, steps]: without the end; 0 past the length
-    length: Array  # int32 scalar, or [W]: the tokens before the end; `steps` where the end did not come
+    length: Array  # int32 scalar, or [W]: the tokens before the end; the limit where the end did not come
     log_p: Array  # float scalar, or [W]: the sum of log p of the tokens, and of the end if it came
     score: Array  # what a beam is ordered by; elsewhere log_p
 
 
-def greedy(step: Step, state: Any, *, start: int | Array, end: int, steps: int) -> Decoded:
+def greedy(
+    step: Step, state: Any, *, start: int | Array, end: int, steps: int, limit: int | Array | None = None
+) -> Decoded:
     """The likeliest token at each step, until the end.
 
     Args:
@@ -44,16 +46,19 @@ def greedy(step: Step, state: Any, *, start: int | Array, end: int, steps: int) 
       start: the token that is put in first.
       end: the token that ends a sequence.
       steps: how many at most, the end included.
+      limit: how many of these this sequence may take, at most `steps`, and all is as if `steps` were that; it need not
+        be known when compiled, so that each sequence of a batch can have its own. None: `steps`.
 
     Raises:
-      TypeError, ValueError: naming the argument; a step that gives a state of another kind, or no logits [V].
+      TypeError, ValueError: naming the argument; a concrete limit outside [0, steps], which under tracing is clipped to
+        that; a step that gives a state of another kind, or no logits [V].
 
     >>> table = jnp.array([[0.0, 1, 2], [9, 0, 0], [0, 5, 0]])  # what follows what
     >>> found = greedy(lambda state, token: (state, table[token]), (), start=0, end=0, steps=5)
     >>> found.tokens.tolist(), int(found.length)
     ([2, 1, 0, 0, 0], 2)
     """
-    return _follow(step, state, start, end, steps, lambda logits, _: jnp.argmax(logits).astype(jnp.int32))
+    return _follow(step, state, start, end, steps, limit, lambda logits, _: jnp.argmax(logits).astype(jnp.int32))
 
 
 def sample(
@@ -64,6 +69,7 @@ def sample(
     start: int | Array,
     end: int,
     steps: int,
+    limit: int | Array | None = None,
     temperature: float = 1.0,
     top_k: int | None = None,
     top_p: float | None = None,
@@ -74,8 +80,8 @@ def sample(
 
     Args:
       key: PRNG key.
-      step, state, start, end, steps: as `greedy`.
-      temperature: above 0; below 1 the likely ones become likelier.
+      step, state, start, end, steps, limit: as `greedy`.
+      temperature: above 0, and what float32 can hold; below 1 the likely ones become likelier.
       top_k, top_p: as `likeliest`, after the temperature.
 
     Returns:
@@ -92,12 +98,18 @@ def sample(
     """
     checks.key("key", key)
     temperature = checks.positive("temperature", temperature)
+    single = jnp.finfo(jnp.float32)
+    if not float(single.tiny) <= temperature <= float(single.max):
+        raise ValueError(
+            f"temperature should be a number that float32 can hold, from 1.2e-38 to 3.4e38, got {temperature}"
+        )
 
     def pick(logits, t):
-        left = likeliest(logits / temperature, top_k=top_k, top_p=top_p)
+        # Less the highest, which no temperature above 0 then makes infinite.
+        left = likeliest((logits - logits.max()) / temperature, top_k=top_k, top_p=top_p)
         return jax.random.categorical(jax.random.fold_in(key, t), left).astype(jnp.int32)
 
-    return _follow(step, state, start, end, steps, pick)
+    return _follow(step, state, start, end, steps, limit, pick)
 
 
 def likeliest(logits: Array, *, top_k: int | None = None, top_p: float | None = None) -> Array:
@@ -117,18 +129,21 @@ def likeliest(logits: Array, *, top_k: int | None = None, top_p: float | None = 
     [-inf, 4.0, 3.0]
     """
     logits = checks.as_float_array("logits", logits)
-    if logits.ndim == 0:
-        raise ValueError("logits should be [..., V], got shape ()")
-    if top_k is None and top_p is None:
-        return logits
+    if logits.ndim == 0 or not logits.shape[-1]:
+        raise ValueError(f"logits should be [..., V] with V at least 1, got shape {logits.shape}")
     v = logits.shape[-1]
     k = v if top_k is None else min(checks.size("top_k", top_k), v)
-    falling, order = jax.vmap(lambda row: _highest(row, k))(logits.reshape(-1, v))
     if top_p is not None:
         top_p = checks.positive("top_p", top_p)
         if top_p > 1:
             raise ValueError(f"top_p should be in (0, 1], got {top_p}")
-        p = jax.nn.softmax(falling, -1)
+    if top_p == 1:  # whose rounded sum might leave the last tokens out
+        top_p = None
+    if k == v and top_p is None:
+        return logits
+    falling, order = jax.vmap(lambda row: _highest(row, k))(logits.reshape(-1, v))
+    if top_p is not None:
+        p = jax.nn.softmax(falling.astype(_wide(falling)), -1)
         before = jnp.cumsum(p, -1) - p
         rank = jax.lax.broadcasted_iota(jnp.int32, p.shape, p.ndim - 1)
         falling = jnp.where((before < top_p) | (rank == 0), falling, -jnp.inf)
@@ -143,6 +158,7 @@ def beam(
     start: int | Array,
     end: int,
     steps: int,
+    limit: int | Array | None = None,
     width: int,
     length_penalty: float = 0.0,
     bonus: Callable[[Any], Array] | None = None,
@@ -151,12 +167,14 @@ def beam(
 
     At each step the 2 W best ways on from the W sequences that are alive are looked at. Those of the first W that end
     are done; the first W that do not end live on. It is over when W are done, or after `steps`. Of width 1 it is
-    `greedy`; as wide as there are sequences it finds the best of all.
+    `greedy`, but for sums of log p, which are rounded: late in a long sequence the lower of two near equals may win. As
+    wide as there are sequences it finds the best of all.
 
         score = log p / ((5 + n) / 6)**length_penalty + bonus(state),   n the tokens and the end
 
     Args:
-      step, state, start, end, steps: as `greedy`; the state is that of one sequence.
+      step, state, start, end, steps, limit: as `greedy`; the state is that of one sequence. Logits that are all -inf
+        are a dead end: no sequence goes through it.
       width: W.
       length_penalty: at least 0; 0.6 to 1 is usual in translation, since a sum of log p prefers what is short.
       bonus: state -> scalar, of the state before a sequence's end was put in, such as `coverage` of the attention
@@ -164,6 +182,7 @@ def beam(
 
     Returns:
       W sequences by falling score, those that did not end after all that did; a score of -inf where there are fewer.
+      Where logits are NaN, so are log_p and score, before all others.
 
     Raises:
       TypeError, ValueError: as `greedy`.
@@ -179,12 +198,15 @@ def beam(
     checks.finite("length_penalty", length_penalty)
     if length_penalty < 0:
         raise ValueError(f"length_penalty should be at least 0, got {length_penalty}")
-    state, start, end, steps, logits = _checked(step, state, start, end, steps)
+    if bonus is not None and not callable(bonus):
+        raise TypeError(f"bonus should be a function of a state, got {checks.show(bonus)}")
+    state, start, end, steps, limit, logits, names = _checked(step, state, start, end, steps, limit)
     v, dtype = logits.shape[0], _wide(logits)
     if bonus is not None:
-        extra = jax.eval_shape(bonus, state)
+        extra, more_names = _outline(bonus, state)
         if not isinstance(extra, jax.ShapeDtypeStruct) or extra.shape != ():
             raise ValueError(f"bonus should give a scalar, got {jax.tree.map(checks.show, extra)}")
+        names |= more_names
     none = jnp.full(w, -jnp.inf, dtype)
     blank = Decoded(jnp.zeros((w, steps), jnp.int32), jnp.zeros(w, jnp.int32), none, none)
 
@@ -195,12 +217,15 @@ def beam(
 
     def more(carry):
         t, ended, *_ = carry
-        return (t < steps) & (ended < w)
+        return (t < limit) & (ended < w)
 
     def on(carry):
         t, ended, done, tokens, last, log_p, states = carry
         states, logits = jax.vmap(step)(states, last)
-        ways = log_p[:, None] + jax.nn.log_softmax(logits.astype(dtype))
+        logits = logits.astype(dtype)
+        nowhere = (log_p == -jnp.inf)[:, None] | (logits.max(-1, keepdims=True) == -jnp.inf)
+        ways = jnp.where(nowhere, -jnp.inf, log_p[:, None] + jax.nn.log_softmax(logits))
+        ways = jnp.where(jnp.isnan(ways), jnp.inf, ways)  # no log p is inf: what is NaN is marked, and comes first
         best, at = _highest(ways.reshape(-1), min(2 * w, w * v))
         parents, chosen = at // v, at % v
         ends = chosen == end
@@ -208,10 +233,10 @@ def beam(
         closing = jnp.where(ends[:w], best[:w], -jnp.inf)
         before = jax.tree.map(lambda x: x[parents[:w]], states)
         n = (t + 1).astype(dtype)
-        score = jnp.where(closing > -jnp.inf, scored(closing, n, before), -jnp.inf)
+        score = jnp.where(closing == -jnp.inf, -jnp.inf, scored(closing, n, before))
         new = Decoded(tokens[parents[:w]], jnp.full(w, t, jnp.int32), closing, score)
         done = _best(w, jax.tree.map(lambda a, b: jnp.concatenate([a, b]), done, new))
-        ended += (closing > -jnp.inf).sum(dtype=jnp.int32)
+        ended += (score != -jnp.inf).sum(dtype=jnp.int32)
         # The first W that do not end live on.
         log_p, at = jax.lax.top_k(jnp.where(ends, -jnp.inf, best), w)
         parents, chosen = parents[at], chosen[at]
@@ -221,18 +246,19 @@ def beam(
     many = jax.tree.map(lambda x: jnp.broadcast_to(x, (w, *jnp.shape(x))), state)
     zero = jnp.zeros((), jnp.int32)
     begin = (zero, zero, blank, blank.tokens, jnp.broadcast_to(start, (w,)), none.at[0].set(0), many)
-    t, _, done, tokens, _, log_p, states = jax.lax.while_loop(more, on, begin)
+    t, _, done, tokens, _, log_p, states = jax.lax.while_loop(more, on, varying.over(names, begin))
     # What is alive after the last step fills the places that are left; where all are taken, it is of no account.
-    score = jnp.where(log_p > -jnp.inf, scored(log_p, t.astype(dtype), states), -jnp.inf)
+    score = jnp.where(log_p == -jnp.inf, -jnp.inf, scored(log_p, t.astype(dtype), states))
     cut = _best(w, Decoded(tokens, jnp.full(w, t, jnp.int32), log_p, score))
     found = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), done, cut)
     first = jnp.argsort(found.score == -jnp.inf, stable=True)[:w]  # both are in order, but for the gaps
     found = jax.tree.map(lambda x: x[first], found)
-    there = found.score > -jnp.inf
-    return found._replace(
-        tokens=jnp.where(there[:, None], found.tokens, 0),
-        length=jnp.where(there, found.length, 0),
-        log_p=jnp.where(there, found.log_p, -jnp.inf),
+    there, spoilt = found.score != -jnp.inf, found.log_p == jnp.inf
+    return Decoded(
+        jnp.where(there[:, None], found.tokens, 0),
+        jnp.where(there, found.length, 0),
+        jnp.where(spoilt, jnp.nan, jnp.where(there, found.log_p, -jnp.inf)),
+        jnp.where(spoilt, jnp.nan, found.score),
     )
 
 
@@ -247,7 +273,7 @@ def coverage(attention: Array, length: Array, beta: float) -> Array:
       beta: at least 0; 0.2 is usual.
 
     Returns:
-      A scalar; words that got less than e**-20 count as if they had got that.
+      A scalar in float32 or wider; words that got less than e**-20 count as if they had got that.
 
     Reference: Wu et al. 2016, eq. 14.
 
@@ -262,12 +288,13 @@ def coverage(attention: Array, length: Array, beta: float) -> Array:
         raise ValueError(f"beta should be at least 0, got {beta}")
     length = checks.lengths("length", length, (), len(attention))
     there = jnp.arange(len(attention), dtype=length.dtype) < length
+    attention = attention.astype(_wide(attention))
     given = jnp.where(there, attention, 1)  # before the logarithm: 0 * NaN in the backward pass would spoil the rest
     return beta * jnp.log(jnp.clip(given, jnp.exp(-20.0), 1)).sum()
 
 
 def _wide(logits):
-    """In what log p is added up: float32 or wider."""
+    """In what logs and probabilities are added up: float32 or wider."""
     return jnp.float64 if logits.dtype == jnp.float64 else jnp.float32
 
 
@@ -288,23 +315,25 @@ def _highest(x, k, block=128):
 def _top_k(x, k):
     """Behind a barrier, since XLA for a CPU sorts all of x where it sees that some of the k are cut off again: of
     40,000 numbers in ten times the time."""
-    return jax.lax.optimization_barrier(jax.lax.top_k(x, k))
+    best, at = jax.lax.top_k(x, k)
+    # One by one: of both together a program under shard_map cannot be compiled.
+    return jax.lax.optimization_barrier(best), jax.lax.optimization_barrier(at)
 
 
 def _best(w, found):
-    """The w of highest score, in order."""
-    order = jnp.argsort(-found.score, stable=True)[:w]
+    """The w of highest score, in order; NaN comes first."""
+    order = jnp.argsort(jnp.where(jnp.isnan(found.score), -jnp.inf, -found.score), stable=True)[:w]
     return jax.tree.map(lambda x: x[order], found)
 
 
-def _follow(step, state, start, end, steps, pick):
+def _follow(step, state, start, end, steps, limit, pick):
     """One sequence, each token picked from (logits, t)."""
-    state, start, end, steps, logits = _checked(step, state, start, end, steps)
+    state, start, end, steps, limit, logits, names = _checked(step, state, start, end, steps, limit)
     dtype = _wide(logits)
 
     def more(carry):
         t, over, *_ = carry
-        return (t < steps) & ~over
+        return (t < limit) & ~over
 
     def on(carry):
         t, _, tokens, last, log_p, state = carry
@@ -322,20 +351,33 @@ def _follow(step, state, start, end, steps, pick):
         jnp.zeros((), dtype),
         state,
     )
-    t, over, tokens, _, log_p, _ = jax.lax.while_loop(more, on, begin)
+    t, over, tokens, _, log_p, _ = jax.lax.while_loop(more, on, varying.over(names, begin))
     return Decoded(tokens, t - over.astype(jnp.int32), log_p, log_p)
 
 
-def _checked(step, state, start, end, steps):
-    """The arguments that all share, and what logits look like."""
+def _outline(function, *args):
+    """What a function gives, in shapes, and the mesh axes that it varies over."""
+    names: list[frozenset] = []
+
+    def outlined(*args):
+        found = function(*args)
+        names.append(varying.axes(found))
+        return found
+
+    return jax.eval_shape(outlined, *args), names[0]
+
+
+def _checked(step, state, start, end, steps, limit):
+    """The arguments that all share, what logits look like, and the mesh axes over which what is carried varies."""
     if not callable(step):
         raise TypeError(f"step should be a function (state, token) -> (state, logits), got {checks.show(step)}")
     steps, end = checks.size("steps", steps), checks.size("end", end, 0)
     start = np.asarray(checks.size("start", start, 0)) if isinstance(start, int) else start
     if not checks.is_array(start) or not jnp.issubdtype(start.dtype, jnp.integer) or start.shape != ():
         raise TypeError(f"start should be an int, or an array of ints of shape (), got {checks.show(start)}")
+    limit = jnp.int32(steps) if limit is None else checks.lengths("limit", limit, (), steps)
     given = jax.tree.map(jnp.asarray, state)
-    found = jax.eval_shape(step, given, jax.ShapeDtypeStruct((), jnp.int32))
+    found, names = _outline(step, given, jax.ShapeDtypeStruct((), jnp.int32))
     if not isinstance(found, tuple) or len(found) != 2:
         raise TypeError(f"step should give (state, logits), got {jax.tree.map(checks.show, found)}")
     before, after = (jax.tree.map(lambda x: f"{x.dtype}{list(x.shape)}", one) for one in (given, found[0]))
@@ -350,4 +392,5 @@ def _checked(step, state, start, end, steps):
         raise ValueError(f"step should give logits [V], got {jax.tree.map(checks.show, logits)}")
     checks.within("end", np.asarray(end), logits.shape[0])
     checks.within("start", start, logits.shape[0])
-    return given, jnp.asarray(start, jnp.int32), end, steps, logits
+    start = jnp.asarray(start, jnp.int32)
+    return given, start, end, steps, limit, logits, names | varying.axes(given, start, limit)

@@ -1,6 +1,7 @@
 """What a trained model looks at: what each word does to the answer, attention, gates, and what is aligned with what."""
 
 import html
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,13 +10,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lstmjax import classify, match, translate
+from lstmjax import checks, classify, match, translate
 from lstmjax.layers import attend
 from lstmjax.models import classifier, encoder, matcher, seq2seq
 from lstmjax.recipe import options
 from lstmjax.sequence import trace
 
 UNK = 1
+# Fonts that have Chinese characters, of which one is there on most systems: matplotlib's own has none.
+FONTS = (
+    "Noto Sans CJK SC",
+    "Noto Sans CJK JP",
+    "Source Han Sans SC",
+    "SimHei",
+    "Microsoft YaHei",
+    "PingFang SC",
+    "Hiragino Sans GB",
+    "WenQuanYi Zen Hei",
+    "Arial Unicode MS",
+)
 NAMES = {"i": "input", "f": "forget", "o": "output", "z": "update", "r": "reset"}  # of gates, by their letters
 
 
@@ -119,7 +132,7 @@ def translation(model: translate.Model, words: str) -> Explanation:
     Raises:
       TypeError: words that are no str. ValueError: no word.
     """
-    ids, tokens = _read(model.source, words)
+    ids, tokens = _read(model.source, words, translate.tidy)
     found = translate.translate(model, [words])[0]
     target = translate.ids_of(model.target, found)
 
@@ -138,7 +151,7 @@ def translation(model: translate.Model, words: str) -> Explanation:
     )
     of_words, attention = (np.asarray(part.mean(0)) for part in jax.vmap(inside)(model.params))
     texts = (
-        Seen((*model.target.tokenise(found), "(end)"), of_words, {}),
+        Seen((*model.target.tokenise(translate.tidy(found)), "(end)"), of_words, {}),
         Seen((*tokens, "(end)"), np.append(log_p[0] - log_p[1:], 0.0), {}),
     )
     return Explanation(found, "log p, or lost without the word", texts, attention)
@@ -175,7 +188,10 @@ def to_file(found: Explanation, path: str | Path) -> None:
     if ending == ".html":
         Path(path).write_text(to_html(found), encoding="utf-8")
     elif ending in (".png", ".svg", ".pdf"):
-        to_figure(found).savefig(path, bbox_inches="tight", dpi=150)
+        figure = to_figure(found)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing from font")  # `to_figure` has said it, once
+            figure.savefig(path, bbox_inches="tight", dpi=150)
     else:
         raise ValueError(f"path should end in .html, .png, .svg or .pdf, got {str(path)!r}")
 
@@ -203,7 +219,8 @@ def to_html(found: Explanation) -> str:
 
 
 def to_figure(found: Explanation) -> Any:
-    """A matplotlib figure: the effect of each word and the measures as rows of colour, the alignment as a matrix.
+    """A matplotlib figure: the effect of each word and the measures as rows of colour, the alignment as a matrix. It
+    warns of characters that no font has.
 
     Raises:
       ImportError: matplotlib is not there.
@@ -216,26 +233,49 @@ def to_figure(found: Explanation) -> Any:
     longest = max(len(seen.words) for seen in found.texts)
     figure = Figure(figsize=(max(5, 0.7 * longest), 2.6 * rows), layout="constrained")
     axes = figure.subplots(rows, 1, squeeze=False)[:, 0]
+    font = {"fontfamily": _families("".join((found.answer, *(word for seen in found.texts for word in seen.words))))}
     for axis, seen in zip(axes, found.texts, strict=False):
         most = max(1e-9, np.abs(seen.effect).max())
         grid = np.stack([seen.effect / most, *seen.measures.values()])
         axis.imshow(grid, aspect="auto", cmap="RdYlGn", vmin=-1, vmax=1)
         axis.set_yticks(range(len(grid)), ["effect", *seen.measures])
-        axis.set_xticks(range(len(seen.words)), seen.words, rotation=45, ha="right")
-    axes[0].set_title(found.answer)
+        axis.set_xticks(range(len(seen.words)), seen.words, rotation=45, ha="right", **font)
+    axes[0].set_title(found.answer, **font)
     if found.alignment is not None:
         one, two = (seen.words for seen in found.texts)
         axes[-1].imshow(found.alignment, aspect="auto", cmap="Greens", vmin=0, vmax=1)
-        axes[-1].set_yticks(range(len(one)), one)
-        axes[-1].set_xticks(range(len(two)), two, rotation=45, ha="right")
+        axes[-1].set_yticks(range(len(one)), one, **font)
+        axes[-1].set_xticks(range(len(two)), two, rotation=45, ha="right", **font)
     return figure
 
 
-def _read(reader, words):
-    tokens = reader.tokenise(words)
+def _read(reader, words, tidy=str):
+    """The ids and the words of a text, brought to the form that the model reads."""
+    if not isinstance(words, str):
+        raise TypeError(f"the text should be a str, got {checks.show(words)}")
+    tokens = reader.tokenise(tidy(words))
     if not tokens:
         raise ValueError(f"the text should hold at least one word, got {words!r}")
-    return reader.read(words), tokens
+    return reader.read(tidy(words)), tokens
+
+
+def _families(characters):
+    """The fonts to write these with: matplotlib's own, and behind it those of `FONTS` that are there."""
+    from matplotlib import font_manager, rcParams
+
+    there = {font.name for font in font_manager.fontManager.ttflist}
+    families = [*rcParams["font.family"], *(name for name in FONTS if name in there)]
+    known: set[int] = set()
+    for family in families:
+        path = font_manager.findfont(font_manager.FontProperties(family=[family]))
+        known |= font_manager.get_font(path).get_charmap().keys()
+    missing = sorted({one for one in characters if ord(one) not in known and not one.isspace()})
+    if missing:
+        warnings.warn(
+            f"no font that is installed has {''.join(missing[:20])}: a page (.html) shows what a picture cannot",
+            stacklevel=3,
+        )
+    return families
 
 
 def _with_each_left_out(outputs, ids):

@@ -1,4 +1,7 @@
-"""Losses over examples and steps, each averaged with weights, so that padding counts for nothing."""
+"""Losses over examples and steps, each averaged with weights, so that padding counts for nothing.
+
+They are added up in float32 or wider, and come in the dtype of what they are of.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -31,16 +34,18 @@ def cross_entropy(logits: Array, labels: Array, weights: Array | None = None, *,
     logits = checks.as_float_array("logits", logits)
     if logits.ndim == 0:
         raise ValueError("logits should be [..., K], got shape ()")
-    classes = logits.shape[-1]
+    classes, dtype = logits.shape[-1], logits.dtype
     _check_targets(logits.shape[:-1], labels, weights)
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise TypeError(f"labels should be an array of ints, got {checks.show(labels)}")
     checks.within("labels", labels, classes)
     smoothing = checks.rate("smoothing", smoothing)
+    logits, labels = _wide(logits), jnp.asarray(labels)
+    labels = labels.astype(jnp.int32) if labels.dtype.itemsize < 4 else labels  # which may not hold the classes
     targets = optax.smooth_labels(jax.nn.one_hot(labels, classes, dtype=logits.dtype), smoothing)
     losses = optax.softmax_cross_entropy(logits, targets)
     outside = (labels < 0) | (labels >= classes)
-    return _mean(jnp.where(outside, jnp.nan, losses), weights)
+    return _mean(jnp.where(outside, jnp.nan, losses), weights).astype(dtype)
 
 
 def binary_cross_entropy(logits: Array, labels: Array, weights: Array | None = None) -> Array:
@@ -59,7 +64,9 @@ def binary_cross_entropy(logits: Array, labels: Array, weights: Array | None = N
     """
     logits = checks.as_float_array("logits", logits)
     _check_targets(logits.shape, labels, weights)
-    return _mean(optax.sigmoid_binary_cross_entropy(logits, labels.astype(logits.dtype)), weights)
+    wide = _wide(logits)
+    losses = optax.sigmoid_binary_cross_entropy(wide, labels.astype(wide.dtype))
+    return _mean(losses, weights).astype(logits.dtype)
 
 
 def squared_error(found: Array, targets: Array, weights: Array | None = None) -> Array:
@@ -78,7 +85,8 @@ def squared_error(found: Array, targets: Array, weights: Array | None = None) ->
     """
     found, targets = checks.as_float_array("found", found), checks.as_float_array("targets", targets)
     _check_targets(found.shape, targets, weights)
-    return _mean((found - targets.astype(found.dtype)) ** 2, weights)
+    wide = _wide(found)
+    return _mean((wide - targets.astype(wide.dtype)) ** 2, weights).astype(found.dtype)
 
 
 def activation_penalty(ys: Array, valid: Array | None = None) -> Array:
@@ -128,7 +136,7 @@ def _steps(ys, valid):
     ys = checks.as_float_array("ys", ys)
     if ys.ndim < 2:
         raise ValueError(f"ys should be [T, *batch, H], got shape {ys.shape}")
-    ys = ys.astype(ys.dtype if ys.dtype == jnp.float64 else jnp.float32)
+    ys = _wide(ys)
     if valid is not None:
         valid = checks.bools("valid", valid, ys.shape[:-1], "[T, *batch]")
         ys = jnp.where(valid[..., None], ys, 0)  # before squares: 0 * NaN in the backward pass would spoil the rest
@@ -147,6 +155,11 @@ def _check_targets(shape, labels, weights):
             raise TypeError(f"{name} should be an array of shape {shape}, got {checks.show(array)}")
         if array.shape != shape:
             raise ValueError(f"{name} should have shape {shape} to fit the logits, got {array.shape}")
+
+
+def _wide(x):
+    """In what sums are formed: float32 or wider."""
+    return x.astype(x.dtype if x.dtype == jnp.float64 else jnp.float32)
 
 
 def _mean(losses, weights):

@@ -49,7 +49,7 @@ class Recipe(NamedTuple):
     variational: bool = False  # dropout of the same features at every step of a text
     recurrent: float = 0.0  # dropout of h where it meets its weights
     word_dropout: float = 0.1
-    smoothing: float = 0.0
+    smoothing: float = 0.0  # classify, match, translate, sequence: of the labels
     learning_rate: float = 2e-3
     weight_decay: float = 1e-2
     clip: float = 1.0  # global norm of the gradient

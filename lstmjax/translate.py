@@ -1,7 +1,7 @@
 """Text in one language in, text in another out: vocabularies, model, training and search put together."""
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +22,7 @@ from lstmjax.text import UNK
 
 Record = tuple[str, str]  # a text, and what it means in the other language
 AT_ONCE = 64  # texts in a batch where nothing is trained
+SPARE = 10  # tokens that even the shortest text may take
 
 
 class Model(NamedTuple):
@@ -31,6 +32,7 @@ class Model(NamedTuple):
     recipe: Recipe
     source: Reader
     target: Reader
+    ratio: float = 2.0  # a translation of n tokens has at most ratio n + `SPARE`: as in training, but at least 2
 
 
 def read(path: str | Path) -> list[Record]:
@@ -75,8 +77,9 @@ def fit(
       The model and the history.
 
     Raises:
-      ValueError: no records, a text without words, or a recipe that makes no sense; it names what. ImportError: BLEU
-        and no sacrebleu, "bpe" and no tokenizers. What `train.fit` raises.
+      TypeError: records that are no pairs of strings. ValueError: no records, a text without words, or a recipe that
+        makes no sense; it names what. ImportError: BLEU and no sacrebleu, "bpe" and no tokenizers. What `train.fit`
+        raises.
     """
     model, task = _task(training, dev, checked(recipe or Recipe()))
     fitted = members.fit(task, watch=watch, snapshots=snapshots, save_every=save_every, resume=resume, mesh=mesh)
@@ -108,6 +111,7 @@ def translate(
     width: int | None = None,
     length_penalty: float | None = None,
     coverage: float | None = None,
+    longest: int | None = None,
 ) -> list[str]:
     """The translation of each text. Of several members the probabilities are averaged at every step.
 
@@ -117,27 +121,38 @@ def translate(
       width: of the beam; 1 is greedy.
       length_penalty: as in `decoding.beam`.
       coverage: the weight of `decoding.coverage`.
+      longest: most tokens of a translation, its end among them; None: what the model's `ratio` gives a text of this
+        length. One that has not ended by then is cut.
 
-    Where these are None, they are the recipe's.
+    Where the first three are None, they are the recipe's.
 
     Raises:
-      TypeError: texts that are no sequence of strings. What `decoding.beam` raises.
+      TypeError: texts that are no sequence of strings. TypeError, ValueError: another argument, by its name.
     """
-    if isinstance(texts, str):
-        raise TypeError("texts should be a sequence of strings, got one str: put it in a list")
-    recipe = model.recipe
+    texts, recipe = _strings("texts", texts), model.recipe
+    width = checks.size("width", recipe.beam if width is None else width)
     how = {
-        "width": checks.size("width", recipe.beam if width is None else width),
         "length_penalty": recipe.length_penalty if length_penalty is None else length_penalty,
         "coverage": recipe.coverage if coverage is None else coverage,
     }
+    for name, given in how.items():
+        checks.finite(name, given)
+        if given < 0:
+            raise ValueError(f"{name} should be a number of at least 0, got {given}")
+    if longest is not None:
+        longest = checks.size("longest", longest)
+
+    def most(length):
+        return np.full_like(length, longest) if longest else np.ceil(model.ratio * length).astype(np.int32) + SPARE
+
     rows = [n for n, words in enumerate(texts) if words.strip()]
     sequences = [ids_of(model.source, texts[n]) for n in rows]
     found = [""] * len(texts)
     for bucket, size in members.buckets_of([len(s) for s in sequences], AT_ONCE):
-        batch = members.padded(sequences, bucket, size)
-        tokens, lengths = map(np.asarray, _search(model.params, *batch, **how, steps=2 * bucket.length + 10))
-        for row, ids, n in zip(bucket.rows, tokens, lengths, strict=False):
+        ids, lengths = members.padded(sequences, bucket, size)
+        steps = int(most(np.int32(bucket.length)))  # of the bucket, so that few programs are compiled
+        given = _search(model.params, ids, lengths, most(lengths), width=width, steps=steps, **how)
+        for row, ids, n in zip(bucket.rows, *map(np.asarray, given), strict=False):
             found[rows[row]] = model.target.write(ids[:n]).strip()
     return found
 
@@ -147,12 +162,11 @@ def evaluate(model: Model, records: Sequence[Record]) -> dict[str, Any]:
     `bleu`, and chrF, both without regard to case, of 100.
 
     Raises:
-      ValueError: no records. ImportError: sacrebleu is not there.
+      TypeError: records that are no pairs of strings. ValueError: no records. ImportError: sacrebleu is not there.
 
     References: Papineni et al. 2002; Popovic 2015; Post 2018 (sacrebleu).
     """
-    if not len(records):
-        raise ValueError("the data should hold at least one record, got none")
+    _check_records(records, "the data")
     _sacrebleu()  # before the search, which takes longer
     found = translate(model, [record[0] for record in records])
     return {"records": len(records)} | score(found, [record[1] for record in records], model.recipe.bleu)
@@ -166,14 +180,21 @@ def score(found: Sequence[str], targets: Sequence[str], cut: str = "13a") -> dic
       cut: one of `recipe.BLEUS`; with "none", for texts that are cut already, BLEU is that of multi-bleu.pl -lc.
 
     Raises:
-      ImportError: sacrebleu is not there.
+      TypeError: what are no texts. ValueError: none, not equally many, or another cut. ImportError: sacrebleu is not
+        there.
 
     >>> score(["it is not so bad ."], ["It is not so bad ."], "none")["bleu"]
     100.0
     """
+    found, targets = _strings("found", found), _strings("targets", targets)
+    if not found or len(found) != len(targets):
+        raise ValueError(
+            f"found and targets should be equally many, and at least one, got {len(found)} and {len(targets)}"
+        )
+    checks.one_of("cut", cut, recipes.BLEUS)
     library = _sacrebleu()
     metrics = {"bleu": library.BLEU(lowercase=True, tokenize=cut, force=True), "chrf": library.CHRF(lowercase=True)}
-    values = {name: metric.corpus_score(list(found), [list(targets)]).score for name, metric in metrics.items()}
+    values = {name: metric.corpus_score(found, [targets]).score for name, metric in metrics.items()}
     return {name: round(float(value), 6) for name, value in values.items()}
 
 
@@ -189,6 +210,7 @@ def save(model: Model, folder: str | Path) -> Path:
         "recipe": model.recipe._asdict(),
         "source": model.source.to_json(),
         "target": model.target.to_json(),
+        "ratio": model.ratio,
     }
     return checkpoint.save(folder, model.params, about)
 
@@ -203,9 +225,10 @@ def load(folder: str | Path) -> Model:
                 raise TypeError(f"it is of the task {about['task']}")
             recipe = recipes.from_json(about["recipe"])
             source, target = (Reader.from_json(about[side]) for side in ("source", "target"))
+            ratio = checks.positive("ratio", about.get("ratio", 2.0))  # models of before have none
         except (KeyError, TypeError) as error:
             raise ValueError(f"{Path(folder) / checkpoint.ABOUT} describes no translator: {error!r}") from None
-        model = Model(None, recipe, source, target)  # type: ignore[arg-type]
+        model = Model(None, recipe, source, target, ratio)  # type: ignore[arg-type]
         parts.append(model)
         draw = partial(_init, model=model)
         return jax.eval_shape(lambda: jax.vmap(draw)(jax.random.split(jax.random.key(0), recipe.members)))
@@ -216,14 +239,22 @@ def load(folder: str | Path) -> Model:
 
 def ids_of(read: Reader, words: str) -> np.ndarray:
     """The ids [T] of a text, its blanks made single, and its end."""
-    return np.append(read.read(_tidy(words)), END).astype(np.int32)
+    return np.append(read.read(tidy(words)), END).astype(np.int32)
+
+
+def tidy(words: str) -> str:
+    """A text in Unicode's NFC form, with single blanks: where characters are words, others would count."""
+    return " ".join(unicodedata.normalize("NFC", words).split())
 
 
 def _task(training, dev, recipe):
     """A model without params, and its records made ready for training."""
+    _check_records(training, "the training data")
+    _check_records(dev, "the dev data")
     model = Model(None, recipe, *_readers(training, recipe))  # type: ignore[arg-type]
     sides, dev_sides = _sides(model, training, "the training data"), _sides(model, dev, "the dev data")
     lengths, dev_lengths = (np.array([[len(s) for s in side] for side in both]) for both in (sides, dev_sides))
+    model = model._replace(ratio=max(2.0, float(((lengths[1] - SPARE) / lengths[0]).max())))
 
     def batch(bucket):
         return _batch(sides, bucket, recipe.batch_size, of_bucket[bucket.length])
@@ -269,12 +300,15 @@ def _readers(training, recipe):
     """The readers of source and target."""
     tokens = recipe.target_tokens or recipe.tokens
     sizes = recipe.vocabulary, recipe.target_vocabulary or recipe.vocabulary
-    for name, given in (("vectors", recipe.vectors), ("pieces", recipe.pieces)):
+    for name, given in (("vectors", recipe.vectors), ("pieces", recipe.pieces), ("pretrained", recipe.pretrained)):
         if given:
             raise ValueError(f"{name} is not for translate, got {given!r}")
+    for name, size in zip(("vocabulary", "target_vocabulary"), sizes, strict=True):
+        if size < 2:
+            raise ValueError(f"{name} should be at least 2, for padding and unknown words, got {size}")
     if recipe.cell != "lstm":
         raise ValueError(f'cell should be "lstm" for translate, got {recipe.cell!r}')
-    sides = [[_tidy(record[side]) for record in training] for side in (0, 1)]
+    sides = [[tidy(record[side]) for record in training] for side in (0, 1)]
     if not recipe.shared:
         return [
             reader.learn(texts, tokens=how, size=size, min_count=recipe.min_count)[0]
@@ -285,15 +319,30 @@ def _readers(training, recipe):
     return [reader.learn([*sides[0], *sides[1]], tokens=tokens, size=sizes[0], min_count=recipe.min_count)[0]] * 2
 
 
-def _tidy(words):
-    """A text in Unicode's NFC form, with single blanks: where characters are words, others would count."""
-    return " ".join(unicodedata.normalize("NFC", words).split())
+def _strings(name, texts):
+    """Texts as a list of them."""
+    if isinstance(texts, str) or not isinstance(texts, Iterable):
+        got = "one str: put it in a list" if isinstance(texts, str) else checks.show(texts)
+        raise TypeError(f"{name} should be a sequence of strings, got {got}")
+    texts = list(texts)
+    for n, words in enumerate(texts):
+        if not isinstance(words, str):
+            raise TypeError(f"{name} should be a sequence of strings, got {checks.show(words)} at place {n}")
+    return texts
+
+
+def _check_records(records, where):
+    if isinstance(records, str) or not isinstance(records, Sequence):
+        raise TypeError(f"{where} should be a sequence of pairs of strings, got {checks.show(records)}")
+    if not len(records):
+        raise ValueError(f"{where} should hold at least one record, got none")
+    for n, pair in enumerate(records):
+        if not isinstance(pair, tuple | list) or len(pair) != 2 or not all(isinstance(words, str) for words in pair):
+            raise TypeError(f"{where} should hold pairs of strings, got {pair!r}"[:200] + f" as record {n}")
 
 
 def _sides(model, records, where):
     """The ids of the sources, and of the targets."""
-    if not len(records):
-        raise ValueError(f"{where} should hold at least one record, got none")
     for pair in records:
         if not all(words.strip() for words in pair):
             raise ValueError(f"{where} should have words on both sides, got the pair {tuple(pair)!r}"[:200])
@@ -315,10 +364,10 @@ def _log_p(params, batch):
 
 
 @partial(jax.jit, static_argnames=("width", "length_penalty", "coverage", "steps"))
-def _search(params, ids, lengths, *, width, length_penalty, coverage, steps):
-    """Tokens [B, steps] and their number [B] of the best translation of each of B sources."""
+def _search(params, ids, lengths, limits=None, *, width, length_penalty, coverage, steps):
+    """Tokens [B, steps] and their number [B] of the best translation of each of B sources, at most `limits` [B]."""
 
-    def one(ids, length):
+    def one(ids, length, limit):
         memory, state = jax.vmap(lambda params: seq2seq.encode(params, ids, length))(params)
 
         def step(state, token):
@@ -329,7 +378,7 @@ def _search(params, ids, lengths, *, width, length_penalty, coverage, steps):
         def bonus(state):
             return decoding.coverage(state.attention.mean(0), length, coverage)
 
-        how = {"start": END, "end": END, "steps": steps}
+        how = {"start": END, "end": END, "steps": steps, "limit": limit}
         if width == 1:
             found = decoding.greedy(step, state, **how)
             return found.tokens, found.length
@@ -338,7 +387,7 @@ def _search(params, ids, lengths, *, width, length_penalty, coverage, steps):
         )
         return found.tokens[0], found.length[0]
 
-    return jax.vmap(one)(ids, lengths)
+    return jax.vmap(one)(ids, lengths, limits)
 
 
 def _sacrebleu():

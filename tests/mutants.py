@@ -1679,8 +1679,8 @@ CHAINS = [
         (
             "crf-outside",
             "a tag out of range is the nearest one under tracing",
-            "jnp.where(bad, jnp.nan, _score(params, emissions, tags, valid, n))",
-            "_score(params, emissions, jnp.clip(tags, 0, k - 1), valid, n)",
+            "return jnp.where(bad, jnp.nan, found).reshape(batch)",
+            "return found.reshape(batch)",
             chain("test_tags_out_of_range"),
         ),
         (
@@ -1828,8 +1828,8 @@ TAGS = [
         (
             "tagger-weights",
             "a row of no weight counts",
-            "log_p = jnp.where(weights > 0, log_p, 0)",
-            "log_p = log_p",
+            "log_p, weights = jnp.where(counts, log_p, 0), jnp.where(counts, weights, 0)",
+            "weights = jnp.where(counts, weights, 0)",
             tagged("test_the_loss_is_the_mean_of_log_p_and_a_row_of_no_weight_may_hold_anything"),
         ),
         (

@@ -131,6 +131,68 @@ def test_a_beam_of_one_is_greedy_and_a_wider_one_finds_more():
     assert better
 
 
+def test_a_limit_of_its_own_is_as_so_many_steps():
+    """Of each sequence of a batch, though the program has steps for more."""
+    many = states(8)
+    batch, keys = jax.tree.map(lambda *x: jnp.stack(x), *many), jax.random.split(jax.random.key(2), 8)
+    limits = jnp.array([1, 2, 3, 4] * 2, jnp.int32)
+    calls = (
+        lambda s, k, **how: decoding.greedy(step, s, start=0, end=END, **how),
+        lambda s, k, **how: decoding.sample(k, step, s, start=0, end=END, **how),
+        lambda s, k, **how: decoding.beam(
+            step, s, start=0, end=END, width=3, length_penalty=0.8, bonus=lambda s: s.h.sum(), **how
+        ),
+    )
+    for call in calls:
+        found = jax.jit(jax.vmap(lambda s, k, n, call=call: call(s, k, steps=6, limit=n)))(batch, keys, limits)
+        for row, (state, n) in enumerate(zip(many, limits.tolist(), strict=True)):
+            alone = call(state, keys[row], steps=n)
+            assert (found.tokens[row][..., :n] == alone.tokens).all()
+            assert (found.tokens[row][..., n:] == 0).all()
+            assert found.length[row].tolist() == alone.length.tolist()
+            np.testing.assert_allclose(found.log_p[row], alone.log_p, rtol=1e-5)
+            np.testing.assert_allclose(found.score[row], alone.score, rtol=1e-5)
+        assert (call(many[0], keys[0], steps=3, limit=0).tokens == 0).all()
+        far = jax.jit(lambda n, call=call: call(many[0], keys[0], steps=3, limit=n))(9)
+        assert far.tokens.tolist() == call(many[0], keys[0], steps=3).tokens.tolist()
+
+
+def of_table(table):
+    """A step that knows the last token alone."""
+    return lambda state, token: (state + 1, jnp.log(jnp.array(table))[token])
+
+
+def test_no_sequence_goes_through_a_dead_end():
+    alive = of_table([[0, 0.6, 0.4], [0, 0, 0], [1.0, 0, 0]])  # nothing follows 1
+    found = decoding.beam(alive, jnp.array(0), start=0, end=0, steps=4, width=2)
+    assert found.tokens.tolist() == [[2, 0, 0, 0], [0] * 4]
+    np.testing.assert_allclose(found.score, [np.log(0.4), -np.inf], rtol=1e-6)
+    np.testing.assert_allclose(found.log_p, [np.log(0.4), -np.inf], rtol=1e-6)
+    many = jnp.full((3, 1300), 1e-9).at[0, 1:3].set(jnp.array([0.6, 0.4])).at[1].set(0).at[2, 0].set(1)
+    found = decoding.beam(of_table(many), jnp.array(0), start=0, end=0, steps=2, width=2)  # in blocks, one of both
+    assert found.tokens[0].tolist() == [2, 0]
+    np.testing.assert_allclose(found.score[0], np.log(0.4), rtol=1e-5)
+    none = decoding.beam(of_table([[0, 1.0, 0], [0, 0, 0], [0, 0, 0]]), jnp.array(0), start=0, end=0, steps=4, width=2)
+    assert (none.score == -jnp.inf).all()
+    assert (none.tokens == 0).all()
+
+
+def test_nan_is_seen():
+    """Though it comes from one of the sequences of a beam, after others have ended or without an end."""
+    for table in ([[0.3, 0.3, 0.4], [0.5, 0.5, 0], [jnp.nan] * 3], [[0, 0.6, 0.4], [0, jnp.nan, 0.4], [0, 0.5, 0.5]]):
+        found = decoding.beam(of_table(table), jnp.array(0), start=0, end=0, steps=3, width=2)
+        assert jnp.isnan(found.log_p[0])
+        assert jnp.isnan(found.score[0])
+
+
+def test_what_ends_with_a_score_of_minus_infinity_does_not_end_the_search():
+    table = of_table([[0.6, 0, 0.4], [1.0, 0, 0], [0.9, 0.1, 0]])
+    long = lambda steps: jnp.where(steps > 1, 0.0, -jnp.inf)  # noqa: E731
+    found = decoding.beam(table, jnp.array(0), start=0, end=0, steps=4, width=1, bonus=long)
+    assert found.tokens.tolist() == [[2, 0, 0, 0]]
+    np.testing.assert_allclose(found.score, [np.log(0.36)], rtol=1e-5)
+
+
 def test_a_bonus_decides_among_what_ended():
     """Attention that the state adds up: a sequence is worth what of its source it has seen."""
     see = jnp.array([[1.0, 0], [0, 0], [0, 1]])  # a token looks at one of two words
@@ -221,6 +283,15 @@ def test_likeliest_against_a_loop():
         np.testing.assert_array_equal(decoding.likeliest(jnp.asarray(logits)[None], top_k=k, top_p=p)[0], expected)
 
 
+def test_likeliest_of_all_leaves_all_and_narrow_logits_add_up():
+    steep = jnp.linspace(0, -30, 50)
+    assert jnp.isfinite(decoding.likeliest(steep, top_p=1.0)).all()
+    assert jnp.isfinite(decoding.likeliest(steep, top_k=40, top_p=1.0)).sum() == 40
+    kept = decoding.likeliest(jnp.zeros(1000, jnp.bfloat16), top_p=0.9)
+    assert kept.dtype == jnp.bfloat16
+    assert abs(jnp.isfinite(kept).sum() - 900) <= 1
+
+
 @pytest.mark.parametrize(("n", "k"), [(3, 2), (64, 4), (65, 4), (259, 16), (1000, 1), (1000, 31)])
 @pytest.mark.parametrize("values", [4, 40, 10**6])
 def test_the_highest_are_those_of_top_k(n, k, values):
@@ -260,6 +331,8 @@ def test_coverage():
     seen, n = jnp.array([0.5, 3.0, 0.0, jnp.nan]), jnp.array(3)
     np.testing.assert_allclose(decoding.coverage(seen, n, 0.2), 0.2 * (np.log(0.5) - 20), rtol=1e-6)
     assert jnp.isfinite(jax.grad(lambda x: decoding.coverage(x, n, 0.2))(seen)).all()
+    narrow = decoding.coverage(seen.astype(jnp.float16), n, 0.2)
+    np.testing.assert_allclose(narrow, 0.2 * (np.log(0.5) - 20), rtol=1e-6)
 
 
 def test_narrow_logits_add_up_in_float32():
@@ -298,7 +371,21 @@ def other(state, token):
             "length_penalty should be at",
         ),
         (lambda s: decoding.beam(step, s, **HOW, width=1, bonus=lambda s: s), ValueError, "bonus should give a scalar"),
+        (lambda s: decoding.beam(step, s, **HOW, width=1, bonus=3), TypeError, "bonus should be a function of a state"),
+        (lambda s: decoding.greedy(step, s, **HOW, limit=5), ValueError, "limit should lie in .* 4, got"),
+        (lambda s: decoding.beam(step, s, **HOW, width=1, limit=1.0), TypeError, "limit should be an array of ints"),
         (lambda s: decoding.sample(0, step, s, **HOW), TypeError, "key should be a PRNG key"),
+        (
+            lambda s: decoding.sample(jax.random.key(0), step, s, **HOW, temperature=1e-38),
+            ValueError,
+            "temperature should be a number that float32 can hold, from 1.2e-38 to 3.4e38, got 1e-38",
+        ),
+        (
+            lambda s: decoding.sample(jax.random.key(0), step, s, **HOW, temperature=1e39),
+            ValueError,
+            "temperature should be a number that float32 can hold",
+        ),
+        (lambda s: decoding.likeliest(jnp.ones((2, 0))), ValueError, r"with V at least 1, got shape \(2, 0\)"),
         (lambda s: decoding.sample(jax.random.key(0), step, s, **HOW, temperature=0), ValueError, "temperature should"),
         (lambda s: decoding.sample(jax.random.key(0), step, s, **HOW, top_k=0), ValueError, "top_k should be an int"),
         (

@@ -29,6 +29,30 @@ def test_binary_cross_entropy():
     np.testing.assert_allclose(losses.binary_cross_entropy(jnp.asarray(x, "f4"), jnp.asarray(y)), expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_narrow_losses_add_up_in_float32(dtype):
+    """Of more examples than a sum in their own dtype can hold."""
+    n = 70_000
+    x, weights = jnp.full(n, 3.0, dtype), jnp.ones(n, dtype)
+    large = jnp.full(n, 600.0, dtype).at[64:].set(0)
+    for given in (None, weights):
+        for found, expected in (
+            (losses.cross_entropy(jnp.zeros((n, 3), dtype), jnp.ones(n, int), given), np.log(3)),
+            (losses.binary_cross_entropy(x, jnp.zeros(n), given), np.log1p(np.exp(3))),
+            (losses.squared_error(large, jnp.zeros(n), given), 600**2 * 64 / n),
+        ):
+            assert found.dtype == dtype
+            np.testing.assert_allclose(found.astype(jnp.float32), expected, rtol=0.005)
+    gradient = jax.grad(losses.cross_entropy)(jnp.zeros((n, 3), dtype), jnp.ones(n, int))
+    np.testing.assert_allclose(gradient[0].astype(jnp.float32), np.array([1, -2, 1]) / 3 / n, rtol=0.02)
+
+
+def test_labels_of_a_narrow_dtype_have_their_classes():
+    logits = jax.random.normal(jax.random.key(0), (3, 300))
+    narrow = jax.jit(losses.cross_entropy)(logits, jnp.array([1, 2, 255], jnp.uint8))
+    np.testing.assert_array_equal(narrow, losses.cross_entropy(logits, jnp.array([1, 2, 255])))
+
+
 def test_weight_zero_shuts_out_nan_in_value_and_gradient():
     logits = jnp.asarray(LOGITS, "f4").at[1].set(jnp.nan)
     value, gradient = jax.value_and_grad(losses.cross_entropy)(logits, jnp.asarray(LABELS), jnp.asarray(WEIGHTS, "f4"))

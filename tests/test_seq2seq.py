@@ -1,7 +1,11 @@
 """Models of sequence to sequence: against NumPy, a step at a time, blind to padding, with gradients of their own."""
 
 import itertools
+import json
+import subprocess
+import sys
 from functools import partial
+from pathlib import Path
 
 import chex
 import jax
@@ -260,6 +264,147 @@ def test_sampling_puts_in_what_the_model_says():
     np.testing.assert_allclose(_taught(params, BATCH, Options(), None, 0.5)[0], taught, atol=1e-6)
 
 
+def test_sampling_draws_by_keys_of_its_own(monkeypatch):
+    """No key that is made from the one given is made twice."""
+    made = []
+
+    def watched(name):
+        plain = getattr(jax.random, name)
+
+        def make(key, *args):
+            keys = plain(key, *args)
+            if not isinstance(keys, jax.core.Tracer):
+                made.extend(map(tuple, np.asarray(jax.random.key_data(keys)).reshape(-1, 2).tolist()))
+            return keys
+
+        monkeypatch.setattr(jax.random, name, make)
+
+    watched("split")
+    watched("fold_in")
+    params, key = model("general, fed"), jax.random.key(3)
+    del made[:]
+    jax.random.split(key, (2, 3))
+    seq2seq.loss(params, BATCH, key)
+    assert made[:6] == made[6:12]  # of these all else is made, as it was before there was sampling
+    del made[:]
+    seq2seq.loss(params, BATCH, key, sampling=0.5)
+    assert len(made) == len(set(made)) > 6
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("name", ["dot, fed", "additive, fed", "general"])
+def test_narrow_models_keep_what_they_add_up_wide(name, dtype):
+    params = model(name, dtype=dtype)
+    wide = jax.tree.map(lambda a: a.astype(jnp.float32), params)
+    source, n = jnp.asarray(BATCH.source[0]), jnp.asarray(BATCH.source_lengths[0])
+
+    @partial(jax.jit, compiler_options=QUICK)
+    def found(params):
+        memory, state = seq2seq.encode(params, source, n)
+        step = partial(seq2seq.step, params, memory)
+        after, logits = step(state, jnp.int32(3))
+        return after, logits, decoding.greedy(step, state, start=END, end=END, steps=6)
+
+    (state, logits, searched), (_, plain, _) = found(params), found(wide)
+    assert {a.dtype.name for a in jax.tree.leaves((state.layers, state.attention, searched.log_p))} == {"float32"}
+    assert logits.dtype == dtype
+    np.testing.assert_allclose(logits.astype(jnp.float32), plain, atol=0.05)
+    value = jax.jit(jax.value_and_grad(partial(seq2seq.loss, options=NOISE)), compiler_options=QUICK)
+    (loss, gradient), (other, expected) = (value(p, BATCH, jax.random.key(1)) for p in (params, wide))
+    np.testing.assert_allclose(loss.astype(jnp.float32), other, rtol=0.02)
+    for one, two in zip(jax.tree.leaves(gradient), jax.tree.leaves(expected), strict=True):
+        assert one.dtype == dtype
+        np.testing.assert_allclose(one.astype(jnp.float32), two, atol=0.05)
+
+
+def test_a_source_without_words_has_no_name_for_what_stands_in_it():
+    """Of a lexical model, that looks at padding where there is nothing else."""
+    params = model("dot, fed")
+    value = jax.jit(jax.value_and_grad(lambda p, ids: seq2seq.loss(p, empty._replace(source=ids))))
+    empty = BATCH._replace(source_lengths=np.array([0, 1, 0], np.int32))
+    expected = value(params, jnp.zeros((3, 4), jnp.int32).at[1, 0].set(2))
+    chex.assert_tree_all_finite(expected)
+    for padding in (7, 99):  # 99 is no word, and its vector NaN
+        ids = jnp.full((3, 4), padding, jnp.int32).at[1, 0].set(2)
+        chex.assert_trees_all_equal(value(params, ids), expected)
+
+
+@pytest.mark.parametrize("token", [-1, 8])
+def test_a_token_out_of_range_is_nan(token):
+    """The last of a target, so that it is not put in; of padding it is nothing."""
+    params, log_p = model("dot"), jax.jit(seq2seq.log_p, compiler_options=QUICK)
+    target = jnp.asarray(BATCH.target)
+    plain = log_p(params, BATCH)
+    np.testing.assert_allclose(log_p(params, BATCH._replace(target=target.at[0, 3].set(token))), plain, rtol=1e-6)
+    found = log_p(params, BATCH._replace(target=target.at[0, 2].set(token)))
+    assert jnp.isnan(found).tolist() == [True, False, False]
+    narrow = BATCH._replace(target=BATCH.target.astype(np.uint8))
+    np.testing.assert_array_equal(log_p(params, narrow), plain)
+
+
+def test_forward_mode_is_refused_where_h_is_fed():
+    params = model("dot, fed")
+    with pytest.raises(TypeError, match="custom_vjp"):
+        jax.jvp(lambda p: seq2seq.loss(p, BATCH), (params,), (params,))
+
+
+PROGRAM = """
+import json
+from functools import partial
+import jax, jax.numpy as jnp
+jax.config.update("jax_num_cpu_devices", 2)
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+from jax.sharding import AxisType, PartitionSpec as P
+from lstmjax import decoding
+from lstmjax.models import seq2seq
+
+mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
+params = seq2seq.init(jax.random.key(0), 12, 8, embedding=5, hidden=4, decoder=(5, 6), lexical=True)
+source, n = jax.random.randint(jax.random.key(1), (4, 6), 1, 12), jnp.array([6, 3, 5, 1])
+target, m = jax.random.randint(jax.random.key(2), (4, 5), 1, 8), jnp.array([2, 5, 4, 3])
+batch, keys = seq2seq.Batch(source, n, target, m), jax.random.split(jax.random.key(3), 4)
+
+def loss(params, batch):
+    return -seq2seq.log_p(params, batch).sum() + 14 * seq2seq.loss(params, batch)  # 7 tokens on each device
+
+def searched(params, source, n, keys):
+    def one(ids, n, key):
+        memory, state = seq2seq.encode(params, ids, n)
+        step, how = partial(seq2seq.step, params, memory), dict(start=0, end=0, steps=9, limit=n + 3)
+        bonus = lambda state: decoding.coverage(state.attention, n, 0.2)
+        return (
+            decoding.greedy(step, state, **how),
+            decoding.beam(step, state, **how, width=3, bonus=bonus),
+            decoding.sample(key, step, state, **how, top_k=5, top_p=0.9),
+        )
+    return jax.vmap(one)(source, n, keys)
+
+def apart(one, two):
+    return max(float(jnp.abs(a - b).max()) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True))
+
+split = partial(jax.shard_map, mesh=mesh)
+over_both = split(lambda *a: jax.lax.psum(loss(*a), "data") - 0.0, in_specs=(P(), P("data")), out_specs=P())
+parts = dict(in_specs=(P(), P("data"), P("data"), P("data")), out_specs=P("data"))
+given = params, source, n, keys
+print(json.dumps({
+    "loss": apart(*(jax.jit(jax.value_and_grad(f))(params, batch) for f in (over_both, lambda p, b: sum(
+        loss(p, jax.tree.map(lambda a: a[rows], b)) for rows in (slice(0, 2), slice(2, 4))
+    )))),
+    "search": apart(jax.jit(split(searched, **parts))(*given), jax.jit(searched)(*given)),
+}))
+"""
+
+
+def test_batches_split_over_devices():
+    """Under shard_map: the loss and its gradient, and every search."""
+    root = Path(__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, cwd=root, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["loss"] < 1e-4
+    assert found["search"] < 1e-5
+
+
 @partial(jax.jit, static_argnums=3, compiler_options=QUICK)
 def _searched(params, source, n, steps):
     """What a beam as wide as all sequences finds, and greedy search."""
@@ -310,7 +455,9 @@ def test_search_against_every_sequence_there_is():
     [
         (lambda: model("dot", attention="cosine"), ValueError, "attention should be one of 'dot'"),
         (lambda: model("dot", decoder=5), ValueError, "as wide as the outputs of the encoder, 6, got 5"),
-        (lambda: model("dot", decoder=()), ValueError, "hidden should hold the width of at least one layer"),
+        (lambda: model("dot", decoder=()), ValueError, "decoder should hold the width of at least one layer"),
+        (lambda: model("general", decoder=(4, 0)), ValueError, "decoder should be an int of at least 1"),
+        (lambda: model("dot", bidirectional=1), TypeError, "bidirectional should be True or False"),
         (lambda: model("dot", feeding=1), TypeError, "feeding should be True or False"),
         (lambda: model("dot", target=0), ValueError, "target should be an int of at least 1"),
         (lambda: _loss(source=BATCH.source + 9), ValueError, "batch.source should"),
@@ -325,6 +472,19 @@ def test_search_against_every_sequence_there_is():
         (lambda: seq2seq.loss(model("dot"), BATCH, 3), TypeError, "key should be"),
         (lambda: seq2seq.loss(model("dot"), BATCH, options=Options(recurrent=1.0)), ValueError, "options.recurrent"),
         (lambda: seq2seq.loss(model("dot"), BATCH, sampling=2.0), ValueError, "sampling should"),
+        (lambda: seq2seq.apply(model("dot"), BATCH, Options(smoothing=2.0)), ValueError, "options.smoothing should"),
+        (
+            lambda: seq2seq.apply(model("dot"), BATCH, {"dropout": 0.1}),
+            TypeError,
+            r"options should be Options\(.* dict",
+        ),
+        (lambda: seq2seq.loss(model("dot"), tuple(BATCH)), TypeError, r"batch should be Batch\(source, .* got tuple"),
+        (lambda: seq2seq.loss(None, BATCH), TypeError, r"params should be Params\(embedding, .* got NoneType"),
+        (lambda: seq2seq.encode(model("dot"), jnp.array([1]), 1, key=3), TypeError, "key should be a PRNG key"),
+        (lambda: seq2seq.encode(None, jnp.array([1]), 1), TypeError, "params should be Params"),
+        (lambda: _step(8), ValueError, r"token should lie in \[0, 8\)"),
+        (lambda: _step(1.0), TypeError, "token should be an array of ints"),
+        (lambda: _step([1]), ValueError, r"token should be one int, got shape \(1,\)"),
         (
             lambda: seq2seq.encode(model("dot"), jnp.zeros((2, 2), int), jnp.array(1)),
             ValueError,
@@ -335,6 +495,11 @@ def test_search_against_every_sequence_there_is():
 def test_refusals(call, kind, message):
     with pytest.raises(kind, match=message):
         call()
+
+
+def _step(token):
+    params = model("dot")
+    return seq2seq.step(params, *seq2seq.encode(params, jnp.array([1]), 1), jnp.asarray(token))
 
 
 def _loss(**changes):

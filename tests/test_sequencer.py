@@ -107,6 +107,18 @@ def test_symbols_are_vectors_with_a_single_one():
     assert (found[0] != sequencer.apply(params, (ids + 1) % D, LENGTHS, options)[0]).any()
 
 
+def test_a_symbol_out_of_range_spoils_its_sequence_from_there_on_under_tracing():
+    symbols = jnp.array([[0, 3, 1], [1, -1, 2], [2, 3, 4]])
+    found = jax.jit(partial(sequencer.apply, _params("classes"), options=Options("classes")))(symbols)
+    assert np.isnan(found).all(-1).tolist() == [[False] * 3, [False, True, True], [False, False, True]]
+
+
+@pytest.mark.parametrize("answer", ["classes", "keys"])
+def test_weights_are_of_sequences(answer):
+    with pytest.raises(ValueError, match=r"batch.weights should be \[B\] with B = 3, got shape \(3, 6\)"):
+        sequencer.loss(_params(answer), _batch(answer)._replace(weights=np.ones((B, T))), options=Options(answer))
+
+
 def test_predictions_are_probabilities():
     sums = sequencer.predict(_params(), XS, None, Options("classes")).sum(-1)
     np.testing.assert_allclose(sums, 1, rtol=1e-5)

@@ -84,9 +84,47 @@ def test_a_text_is_translated_alike_in_any_company(model):
     assert translate.translate(model, []) == []
 
 
+def endless(*records, **changes):
+    """A model as it is drawn, that never says the end."""
+    model = untrained(SMALL._replace(**changes), list(records) or None)
+    return model._replace(params=model.params._replace(bias=model.params.bias.at[:, seq2seq.END].set(-40.0)))
+
+
+def said(model, *texts, **how):
+    """The number of tokens of each translation."""
+    return [len(model.target.read(found)) for found in translate.translate(model, texts, **how)]
+
+
+@pytest.mark.parametrize("width", [1, 3])
+def test_a_translation_is_cut_by_the_length_of_its_own_source(width):
+    texts, ends = ["one", "one two three", "one two three four five " * 5], [2, 4, 26]
+    model = endless()
+    assert model.ratio == 2
+    assert said(model, *texts, width=width) == [2 * n + 10 for n in ends]
+    alone = [translate.translate(model, [words], width=width)[0] for words in texts]
+    assert translate.translate(model, texts, width=width) == alone
+    assert said(model, *texts, width=width, longest=7) == [7] * 3
+
+
+def test_a_source_may_have_a_target_many_times_as_long(tmp_path):
+    """As characters out of a word: what was seen in training says how long."""
+    records = [("one two", "1 2"), ("three", "x" * 30), ("four", "y" * 12)] * 3
+    model = endless(*records, target_tokens="characters")
+    assert model.ratio == (31 - 10) / 2  # what is just enough for the longest
+    assert len(translate.translate(model, ["one two three"], width=1)[0].strip()) > 40
+    assert translate.load(translate.save(model, tmp_path / "new")).ratio == model.ratio
+    about = checkpoint.read_about(tmp_path / "new")["about"]
+    checkpoint.save(tmp_path / "old", model.params, {name: value for name, value in about.items() if name != "ratio"})
+    assert translate.load(tmp_path / "old").ratio == 2
+    checkpoint.save(tmp_path / "odd", model.params, about | {"ratio": "x"})
+    with pytest.raises(ValueError, match=r"describes no translator: .*ratio should be a number"):
+        translate.load(tmp_path / "odd")
+
+
 def test_the_folder_keeps_all(model, folder):
     loaded = translate.load(folder)
     assert loaded.recipe == model.recipe
+    assert loaded.ratio == model.ratio
     texts = [source for source, _ in backwards(20, 3)]
     assert translate.translate(loaded, texts) == translate.translate(model, texts)
     with pytest.raises(ValueError, match="describes no text classifier"):
@@ -111,7 +149,7 @@ def test_members_are_averaged_in_probability():
     ids = translate.ids_of(model.source, words)
     said = translate.translate(model, [words], width=1)[0]
     apply = jax.jit(jax.vmap(seq2seq.apply, (0, None)), compiler_options=QUICK)
-    tokens, differ, steps = [], 0, 2 * 8 + 10
+    tokens, differ, steps = [], 0, 2 * 4 + 10
     for t in range(steps):
         target = np.array([tokens + [seq2seq.END] * (steps - t)], np.int32)
         logits = apply(model.params, seq2seq.Batch(ids[None], np.array([len(ids)]), target, np.array([t + 1])))[:, 0, t]
@@ -224,6 +262,36 @@ def test_explained(model, tmp_path):
     assert (tmp_path / "found.png").stat().st_size > 500
 
 
+def test_what_is_explained_is_what_is_translated():
+    """In the form that the model reads: single blanks, and NFC."""
+    records = [("é à", "1 2"), ("à é", "2  1")] * 2
+    model = endless(*records, tokens="characters", members=2)
+    plain, loose = (explain.translation(model, words) for words in ("é à", " e\u0301  à\n"))
+    assert loose.texts[1].words == plain.texts[1].words == ("é", " ", "à", "(end)")
+    assert loose.answer == plain.answer
+    np.testing.assert_array_equal(loose.alignment, plain.alignment)
+    assert plain.alignment.shape == tuple(len(seen.words) for seen in plain.texts)
+    assert [len(seen.words) == len(seen.effect) for seen in plain.texts] == [True, True]
+    with pytest.raises(TypeError, match="the text should be a str, got int 3"):
+        explain.translation(model, 3)
+
+
+def test_pictures_of_characters_that_matplotlib_lacks(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    seen = explain.Seen(("\U000104b0", "b"), np.array([0.5, 0.1]), {})  # which no font for Chinese has
+    found = explain.Explanation("不\U000104b0", "log p", (seen, seen), np.ones((2, 2)))
+    with pytest.warns(UserWarning, match=r"no font .* has .*\U000104b0: a page \(.html\)") as warned:
+        explain.to_file(found, tmp_path / "found.png")
+    assert len(warned) == 1
+    seen = seen._replace(words=("\u231a", "b"))  # which matplotlib's own lacks, and this has
+    found = explain.Explanation("\u231a", "log p", (seen,))
+    monkeypatch.setattr(explain, "FONTS", ("no such font", "STIXGeneral"))
+    axis = explain.to_figure(found).axes[0]
+    for written in (axis.title, *axis.get_xticklabels()):
+        assert written.get_fontfamily()[-1] == "STIXGeneral"
+    explain.to_file(found, tmp_path / "found.png")
+
+
 def test_on_the_command_line(tmp_path, capsys, monkeypatch):
     (tmp_path / "pairs.tsv").write_text("\n".join("\t".join(pair) for pair in backwards(60, 0)))
     out, data = str(tmp_path / "m"), ["--data", str(tmp_path / "pairs.tsv")]
@@ -251,7 +319,8 @@ def test_on_the_command_line(tmp_path, capsys, monkeypatch):
     assert 0 <= found["test"]["bleu"] <= 100
     assert found["recipe"]["reverse"]
     assert found["recipe"]["tokens"] == "bpe"
-    monkeypatch.setattr(sys, "stdin", io.StringIO("1 2\n\n3 4\r\n" + "5\n" * translate.AT_ONCE))
+    given = io.BytesIO(b"\xef\xbb\xbf1 2\n\n3 4\r\n" + b"5\n" * translate.AT_ONCE)  # the first three say UTF-8
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(given))
     assert main(["translate", "--model", out, "--beam", "2"]) == 0
     lines = capsys.readouterr().out.split("\n")
     assert len(lines) == translate.AT_ONCE + 4
@@ -342,13 +411,37 @@ def test_without_sacrebleu(monkeypatch):
         (lambda: _fit(sampling=1.0), ValueError, "sampling should be a float in"),
         (lambda: _fit(decoder=()), ValueError, "at least one layer"),
         (lambda: _fit(tied=1), TypeError, "tied should be True or False"),
+        (lambda: _fit(pretrained="x"), ValueError, "pretrained is not for translate, got 'x'"),
+        (lambda: _fit(target_vocabulary=1), ValueError, "target_vocabulary should be at least 2"),
+        (lambda: _fit(vocabulary=1), ValueError, "^vocabulary should be at least 2"),
+        (lambda: _fit([("a", "b"), ("a", 3)]), TypeError, r"pairs of strings, got \('a', 3\) as record 1"),
+        (lambda: _fit(dev=["ab"]), TypeError, "the dev data should hold pairs of strings, got 'ab' as record 0"),
+        (lambda: _fit("ab"), TypeError, "the training data should be a sequence of pairs of strings, got str 'ab'"),
         (lambda: translate.translate(None, "abc"), TypeError, "got one str: put it in a list"),
+        (lambda: translate.translate(None, None), TypeError, "texts should be a sequence of strings, got NoneType"),
+        (lambda: translate.translate(None, ["a", 3]), TypeError, "texts should be .* got int 3 at place 1"),
+        (lambda: _translate(width=0), ValueError, "width should be an int of at least 1"),
+        (lambda: _translate(width=1, length_penalty=-1.0), ValueError, "length_penalty should be a number of at least"),
+        (lambda: _translate(width=1, length_penalty="1"), TypeError, "length_penalty should be a number"),
+        (lambda: _translate(width=1, coverage=-0.2), ValueError, "coverage should be a number of at least 0, got -0.2"),
+        (lambda: _translate(width=2, coverage=np.nan), ValueError, "coverage should be a finite number"),
+        (lambda: _translate(longest=0), ValueError, "longest should be an int of at least 1"),
         (lambda: translate.evaluate(None, []), ValueError, "at least one record"),
+        (lambda: translate.evaluate(None, [("a",)]), TypeError, "the data should hold pairs of strings"),
+        (lambda: translate.score("a", "a"), TypeError, "found should be a sequence of strings, got one str"),
+        (lambda: translate.score(["a"], [3]), TypeError, "targets should be a sequence of strings, got int 3"),
+        (lambda: translate.score(["a"], ["a", "b"]), ValueError, "should be equally many, .* got 1 and 2"),
+        (lambda: translate.score([], []), ValueError, "at least one, got 0 and 0"),
+        (lambda: translate.score(["a"], ["a"], "intl"), ValueError, "cut should be one of '13a', 'none'"),
     ],
 )
 def test_refusals(call, kind, message):
     with pytest.raises(kind, match=message):
         call()
+
+
+def _translate(**how):
+    return translate.translate(translate.Model(None, SMALL, None, None), [], **how)
 
 
 def _fit(training=(("a", "b"),), dev=(("a", "b"),), **changes):

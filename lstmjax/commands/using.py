@@ -91,6 +91,7 @@ def translations(options: argparse.Namespace) -> int:
     lines = iter(options.text or _lines())
     size = translate.AT_ONCE if options.text or not sys.stdin.isatty() else 1
     how = {"width": options.beam, "length_penalty": options.length_penalty, "coverage": options.coverage}
+    how["longest"] = options.longest
     for batch in _in_batches(lines, size):
         print(*translate.translate(model, batch, **how), sep="\n", flush=True)
     return 0

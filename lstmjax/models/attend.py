@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from lstmjax import varying
 from lstmjax.cells.cell import How, recurrent
 from lstmjax.cells.lstm import LSTM, LSTMParams
 from lstmjax.cells.products import biased
@@ -73,7 +74,8 @@ def over_time(
     rows["scores"] = jnp.broadcast_to(memory.hidden, (steps, *memory.hidden.shape))
     for name in weights.keys() - rows.keys():
         rows[name] = jnp.zeros((steps, size, weights[name][0].shape[-1]), xs.dtype)
-    return _unroll(weights, fixed, (states, fed), rows)
+    # Zeros made on the way vary over no mesh axis: under shard_map the loop, and its gradients, need all alike.
+    return _unroll(*varying.alike(weights, fixed, (states, fed), rows))
 
 
 @jax.custom_vjp
@@ -116,6 +118,7 @@ def _backward(held, gradient):
     fixed, carry, rows = backward(gradient)
 
     def of(w, u, dz):
+        u = u.astype(dz.dtype)  # h is kept wide, and meets the weights in their dtype
         return jnp.einsum("tbu,tbz->uz" if w.ndim == 2 else "tbu,tbz->buz", u, dz)
 
     products = {
@@ -191,7 +194,7 @@ def _one(weights, fixed, carry, rows):
     for n, state in enumerate(states):
         if f"between{n}" in rows:
             x = x * jax.lax.stop_gradient(rows[f"between{n}"])
-        name, how = f"gates{n}", How(recurrent=None if fixed.layers is None else fixed.layers[n])
+        name, how = f"gates{n}", How(recurrent=None if fixed.layers is None else fixed.layers[n].astype(state.h.dtype))
         inputs[name] = (x, recurrent(state, how))
         w_x, w_h = weights[name]
         state, _ = LSTM.advance(LSTMParams(w_x, w_h, rows[name]), state, x, how)

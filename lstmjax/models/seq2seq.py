@@ -20,7 +20,7 @@ from jax.typing import DTypeLike
 
 from lstmjax import checks, sequence
 from lstmjax.cells.lstm import LSTMState
-from lstmjax.cells.products import biased
+from lstmjax.cells.products import biased, state_dtype
 from lstmjax.layers import check_ids, dropout, embed, init_embedding, init_linear, linear
 from lstmjax.losses import cross_entropy
 from lstmjax.models import attend, encoder
@@ -73,9 +73,9 @@ class Batch(NamedTuple):
 class State(NamedTuple):
     """Of the decoder, after a step."""
 
-    layers: tuple  # LSTMState of each
+    layers: tuple  # LSTMState of each, in float32 or wider
     fed: Array  # h~ [H]; 0 before the first step
-    attention: Array  # [S], that each word got so far
+    attention: Array  # [S], that each word got so far, in float32 or wider
 
 
 def init(
@@ -120,10 +120,9 @@ def init(
     checks.one_of("attention", attention, ATTENTIONS)
     embedding = checks.size("embedding", embedding)
     source, target = checks.size("source", source), None if target is None else checks.size("target", target)
-    feeding, tied, lexical = (
-        checks.flag(name, given) for name, given in (("feeding", feeding), ("tied", tied), ("lexical", lexical))
-    )
-    keys, widths = jax.random.split(key, 12), encoder.widths_of(decoder)
+    flags = {"feeding": feeding, "tied": tied, "lexical": lexical, "bidirectional": bidirectional}
+    feeding, tied, lexical, bidirectional = (checks.flag(name, given) for name, given in flags.items())
+    keys, widths = jax.random.split(key, 12), encoder.widths_of(decoder, "decoder")
     last, dtype = widths[-1], checks.float_dtype("dtype", dtype)
     layers, features = encoder.init_layers(
         jax.random.split(keys[0], len(encoder.widths_of(hidden))),
@@ -191,25 +190,30 @@ def encode(
     >>> memory.values.shape, state.layers[0].h.shape
     ((3, 32), (64,))
     """
+    _check_params(params, options)
     check_ids("ids", ids, len(params.embedding))
     if ids.ndim != 1:
         raise ValueError(f"ids should be [S], got shape {ids.shape}; map over a batch with vmap")
     length = checks.lengths("length", length, (), len(ids))
+    if key is not None:
+        checks.key("key", key)
     k_layers, k_values = (None, None) if key is None else jax.random.split(key)
     words = encoder.words(params.embedding, ids, options, k_layers)
     values, last = encoder.through(params.encoder, words, length, options, k_layers)
     end = encoder.pool(None, "last", values, last, length)
-    begin = []
+    begin, wide = [], state_dtype(values.dtype)
     for bridge in params.bridge:
-        h, c = jnp.split(linear(bridge, end), 2)
+        h, c = jnp.split(linear(bridge, end).astype(wide), 2)
         begin.append(LSTMState(jnp.tanh(h), c))
     values = dropout(k_values, options.dropout, values, shared=encoder.shared(options))
     keys = values if params.attention.keys is None else values @ params.attention.keys
     there = jnp.arange(len(ids), dtype=length.dtype) < length
     # Not -inf, of which the softmax of a source without words would be NaN.
     hidden = jnp.where(there, 0, jnp.finfo(values.dtype).min / 2).astype(values.dtype)
-    state = State(tuple(begin), jnp.zeros(params.combine.shape[1], values.dtype), jnp.zeros_like(hidden))
-    return Memory(values, keys, hidden, None if params.lexical is None else words), state
+    state = State(tuple(begin), jnp.zeros(params.combine.shape[1], values.dtype), jnp.zeros(len(ids), wide))
+    # What stands at padding is looked at where there are no words, and 0 * NaN would spoil the rest.
+    named = None if params.lexical is None else jnp.where(there[:, None], words, 0)
+    return Memory(values, keys, hidden, named), state
 
 
 def step(params: Params, memory: Memory, state: State, token: Array) -> tuple[State, Array]:
@@ -222,12 +226,20 @@ def step(params: Params, memory: Memory, state: State, token: Array) -> tuple[St
     Returns:
       The state, and the logits [V] of the next token.
 
+    Raises:
+      TypeError, ValueError: params that are none, a token that is no int, or a concrete one outside [0, V); under
+        tracing such a token gives NaN.
+
     >>> from lstmjax import decoding
     >>> params = init(jax.random.key(0), 100, 80, hidden=16)
     >>> memory, state = encode(params, jnp.array([5, 7, 0]), jnp.array(2))
     >>> decoding.greedy(partial(step, params, memory), state, start=END, end=END, steps=9).tokens.shape
     (9,)
     """
+    _check_params(params)
+    check_ids("token", token, len(_target(params)))
+    if token.ndim:
+        raise ValueError(f"token should be one int, got shape {token.shape}; map over a batch with vmap")
     x = embed(_target(params), token)
     if attend.feeds(params):
         layers, h, attention = attend.step(params, memory, state.layers, state.fed, x)
@@ -235,6 +247,7 @@ def step(params: Params, memory: Memory, state: State, token: Array) -> tuple[St
         layers, y = sequence.step(params.decoder, state.layers, x)
         h, attention = attend.look(params, memory, y)
     named = None if memory.words is None else attention @ memory.words
+    attention = attention.astype(state.attention.dtype)
     return State(layers, h, state.attention + attention), _logits(params, h, named)
 
 
@@ -251,7 +264,8 @@ def apply(
         in which all are the target's; no gradient goes through the draw. 0 is teacher forcing.
 
     Raises:
-      TypeError, ValueError: ids or lengths of another shape, dtype or range; a rate that is none.
+      TypeError, ValueError: params, batch or options that are none; ids or lengths of another shape, dtype or range; a
+        rate that is none.
 
     References: Bengio et al. 2015, section 2.4 (sampling); Duckworth et al. 2019, section 3 (of all steps at once, so
     that the softmax stays out of the loop).
@@ -268,6 +282,10 @@ def loss(
 ) -> Array:
     """The mean of -log p over the tokens of all targets, `END` among them; arguments as in `apply`.
 
+    Raises:
+      TypeError, ValueError: as `apply`. TypeError: forward mode (`jax.jvp`) where h~ is fed, since the backward pass is
+        written by hand.
+
     >>> params = init(jax.random.key(0), 100, 80)
     >>> loss(params, Batch(jnp.array([[5, 7]]), jnp.array([2]), jnp.array([[4, 9, END]]), jnp.array([3]))).shape
     ()
@@ -278,14 +296,16 @@ def loss(
 
 
 def log_p(params: Params, batch: Batch) -> Array:
-    """log p [B] of each target, `END` included.
+    """log p [B] of each target, `END` included; under tracing a token out of range gives NaN.
 
     >>> params = init(jax.random.key(0), 100, 80)
     >>> log_p(params, Batch(jnp.array([[5, 7]]), jnp.array([2]), jnp.array([[4, END]]), jnp.array([2]))).shape
     (1,)
     """
     found = jax.nn.log_softmax(_teach(params, batch, Options(), None, 0.0)[0])
-    of_tokens = jnp.take_along_axis(found, jnp.swapaxes(batch.target, 0, 1)[..., None], -1)[..., 0]
+    labels = jnp.swapaxes(jnp.asarray(batch.target), 0, 1).astype(jnp.int32)
+    of_tokens = jnp.take_along_axis(found, labels[..., None], -1)[..., 0]
+    of_tokens = jnp.where((labels < 0) | (labels >= found.shape[-1]), jnp.nan, of_tokens)
     return jnp.where(_there(batch), of_tokens, 0).sum(0)
 
 
@@ -302,8 +322,12 @@ def attention(params: Params, batch: Batch) -> Array:
 def _teach(params, batch, options, key, sampling):
     """Logits [T, B, V] and attention [T, B, S]: time first, as the core has it."""
     _check(params, batch, options)
+    sampling = checks.rate("sampling", sampling)
+    k_sampling = None
     if key is not None:
         checks.key("key", key)
+        if not (isinstance(sampling, float) and sampling == 0):
+            key, k_sampling = jax.random.split(key)  # only here, so that without sampling a key draws what it drew
     keys = None if key is None else jax.random.split(key, (2, len(batch.source)))
     k_encoder, k_decoder = (None, None) if keys is None else keys
     read = jax.vmap(lambda ids, n, key: encode(params, ids, n, options, key), (1, 0, None if key is None else 0))
@@ -316,9 +340,8 @@ def _teach(params, batch, options, key, sampling):
         named = None if memory.words is None else jnp.einsum("tbs,bse->tbe", weights, memory.words)
         return _logits(params, h, named), weights
 
-    sampling = checks.rate("sampling", sampling)
-    if key is not None and not (isinstance(sampling, float) and sampling == 0):
-        k_which, k_drawn = jax.random.split(jax.random.fold_in(key, 1))
+    if k_sampling is not None:
+        k_which, k_drawn = jax.random.split(k_sampling)
         drawn = jax.random.categorical(k_drawn, jax.lax.stop_gradient(decode(inputs)[0])).astype(inputs.dtype)
         own = jax.random.bernoulli(k_which, sampling, inputs[1:].shape)
         inputs = inputs.at[1:].set(jnp.where(own, drawn[:-1], inputs[1:]))
@@ -373,7 +396,16 @@ def _there(batch):
     return steps < jnp.asarray(batch.target_lengths, jnp.int32)[None]
 
 
+def _check_params(params, options=Options()):
+    for name, given, kind in (("params", params, Params), ("options", options, Options)):
+        if not isinstance(given, kind):
+            raise TypeError(f"{name} should be {kind.__name__}({', '.join(kind._fields)}), got {checks.show(given)}")
+
+
 def _check(params, batch, options):
+    _check_params(params, options)
+    if not isinstance(batch, Batch):
+        raise TypeError(f"batch should be Batch({', '.join(Batch._fields)}), got {checks.show(batch)}")
     for name, ids, lengths, table in (
         ("source", batch.source, batch.source_lengths, params.embedding),
         ("target", batch.target, batch.target_lengths, _target(params)),
@@ -386,6 +418,6 @@ def _check(params, batch, options):
         raise ValueError(
             f"batch should hold as many sources as targets, got {len(batch.source)} and {len(batch.target)}"
         )
-    for name in ("dropout", "word_dropout", "recurrent"):
+    for name in ("dropout", "word_dropout", "smoothing", "recurrent"):
         checks.rate(f"options.{name}", getattr(options, name))
     checks.flag("options.variational", options.variational)

@@ -121,7 +121,8 @@ def apply(
       [B, K] of "number" and "class"; [B, T, K] of "classes" and "keys", where padded steps hold nothing of use.
 
     Raises:
-      TypeError, ValueError: xs or lengths of another shape, dtype or range; an answer or rate that is none.
+      TypeError, ValueError: xs or lengths of another shape, dtype or range; an answer or rate that is none. Under
+        tracing a symbol outside [0, D) gives NaN from its step on.
 
     >>> params = init(jax.random.key(0), 3, 5, hidden=8)
     >>> apply(params, jnp.ones((2, 7, 3)), jnp.array([7, 4])).shape
@@ -164,6 +165,8 @@ def loss(params: Params, batch: Batch, key: Array | None = None, *, options: Opt
     if options.answer == "class":
         return cross_entropy(found, batch.targets, batch.weights, smoothing=options.smoothing)
     B, T, K = found.shape
+    if jnp.shape(batch.weights) != (B,):
+        raise ValueError(f"batch.weights should be [B] with B = {B}, got shape {jnp.shape(batch.weights)}")
     weights = jnp.broadcast_to(jnp.asarray(batch.weights)[:, None], (B, T))
     if batch.lengths is not None:
         weights = jnp.where(jnp.arange(T)[None] < jnp.asarray(batch.lengths)[:, None], weights, 0)
@@ -199,7 +202,9 @@ def _steps(params, xs, options):
         raise ValueError(f"xs should be features [B, T, D] or symbols int [B, T], got {checks.show(xs)}")
     if xs.ndim == 2:
         check_ids("xs", xs, inputs)
-        return jax.nn.one_hot(jnp.swapaxes(xs, 0, 1), inputs, dtype=params.head.w.dtype)
+        symbols = jnp.swapaxes(jnp.asarray(xs, jnp.int32), 0, 1)
+        there = (symbols >= 0) & (symbols < inputs)
+        return jnp.where(there[..., None], jax.nn.one_hot(symbols, inputs, dtype=params.head.w.dtype), jnp.nan)
     xs = checks.as_float_array("xs", xs)
     if xs.shape[-1] != inputs:
         raise ValueError(f"xs should be [B, T, D] with D = {inputs}, as the params have it, got shape {xs.shape}")
