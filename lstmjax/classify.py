@@ -60,6 +60,8 @@ def read(path: str | Path, *, several: bool = False) -> list[Record]:
         if not tab or not words.strip() or not label.strip():
             raise ValueError(f"{path}, line {number}: expected text TAB label, got {line[:60]!r}")
         labels = tuple(one.strip() for one in label.split(",")) if several else label.strip()
+        if several and not all(labels):
+            raise ValueError(f"{path}, line {number}: expected labels with commas between, got {label[:60]!r}")
         records.append((words.strip(), labels))
     return records
 
@@ -252,8 +254,10 @@ def labels_of(record: Record) -> tuple[str, ...]:
     >>> labels_of(("it works", "good")), labels_of(("it works", ("good", "calm")))
     (('good',), ('good', 'calm'))
     """
-    given = record[1]
-    return (given,) if isinstance(given, str) else tuple(given)
+    given = (record[1],) if isinstance(record[1], str) else record[1]
+    if not isinstance(given, tuple | list) or not all(isinstance(label, str) for label in given):
+        raise TypeError(f"a record should have a label, or a tuple of labels, got {record[1]!r:.60}")
+    return tuple(given)
 
 
 def predict(model: Model, texts: Sequence[str]) -> np.ndarray:

@@ -242,6 +242,11 @@ def _task(training, dev, recipe):
     pairs, dev_pairs = ([ids_of(model, *record[:2]) for record in part] for part in (training, dev))
     targets = _targets(model, training, "the training data")
     dev_targets = _targets(model, dev, "the dev data")
+    if recipe.target == "score" and recipe.best == "measure" and len(np.unique(dev_targets)) < 2:
+        raise ValueError(
+            "the dev data should hold scores that differ, since the epoch is chosen by correlation, got "
+            f'{len(dev)} records of one score: give it more, or best = "loss"'
+        )
     trained = targets
     if recipe.target == "score":
         low, high = span

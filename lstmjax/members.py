@@ -115,6 +115,11 @@ def sweep(
 ) -> train.Swept:
     """Train k models of a task side by side, each as `fit` would but for early stopping; arguments as in
     `train.sweep`."""
+    # 0 is a rate, too, and no int as it would be of a seed.
+    settings = {
+        name: [float(value) for value in values] if isinstance(getattr(task.recipe, name), float) else values
+        for name, values in settings.items()
+    }
 
     def of(varied: dict[str, Any]) -> Recipe:
         return task.recipe._replace(**varied)
@@ -260,7 +265,10 @@ def optimizer(recipe: Recipe, steps: int) -> optax.GradientTransformation:
     bound = optax.clip_by_global_norm(recipe.clip / recipe.members)
     if recipe.optimizer == "sgd":
         return optax.chain(
-            bound, optax.add_decayed_weights(recipe.weight_decay), optax.scale_by_learning_rate(recipe.learning_rate)
+            bound,
+            optax.scale(recipe.members),  # the gradient is that of the mean over members, which Adam does not feel
+            optax.add_decayed_weights(recipe.weight_decay),
+            optax.scale_by_learning_rate(recipe.learning_rate),
         )
     shape = optax.warmup_cosine_decay_schedule(0, 1, max(1, steps // 20), max(2, steps))
     return optax.chain(

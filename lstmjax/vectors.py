@@ -63,15 +63,18 @@ def _counts(line):
 
 
 def _is_binary(path):
-    """Text holds no zero byte and is UTF-8; numbers in binary are, or hold, neither for long."""
+    """Whether the row after the first line is no word and so many numbers as text, however long it is."""
     with open(path, "rb") as file:
-        file.readline()
-        part = file.read(4096)
+        _, width = _counts(file.readline())  # type: ignore[misc]
+        row = file.readline(64 * (width + 16))
+        numbers, after = row.rstrip().rsplit(b" ", width)[1:], file.read(4096)
     try:
-        part[: part.rfind(b"\n") + 1].decode()
-    except UnicodeDecodeError:
+        [float(number) for number in numbers]
+        if len(numbers) < width:  # of text that is not as it should be, or cut by a byte of binary that is a line's end
+            after[: after.rfind(b"\n") + 1].decode()
+    except ValueError:
         return True
-    return b"\0" in part or b"\n" not in part[:-1]
+    return b"\0" in row or (len(numbers) < width and b"\0" in after)
 
 
 def _text(path, file, keep, counts):

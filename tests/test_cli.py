@@ -12,6 +12,7 @@ import pytest
 
 from lstmjax import __main__ as cli
 from lstmjax import classify
+from lstmjax.train import curves
 
 WORDS = {"up": ("good", "great", "fine", "lovely"), "down": ("bad", "poor", "awful", "dull")}
 QUICK = [
@@ -254,6 +255,29 @@ def test_a_model_that_could_not_be_saved_is_not_lost(data, tmp_path, capsys, mon
     assert "Kept epoch" in capsys.readouterr().out
     assert classify.load(tmp_path / "m").labels == ("down", "up")
     assert [p.name for p in (tmp_path / "m.run").iterdir()] == ["log.jsonl"]
+
+
+def test_what_a_run_has_written_is_not_touched_by_one_that_is_refused(data, tmp_path, capsys):
+    command = ["train", "--data", str(data), "--out", str(tmp_path / "m"), *QUICK, "--members", "1", "--epochs", "2"]
+    assert cli.main(command) == 0
+    log = (tmp_path / "m.run" / "log.jsonl").read_text()
+    for wrong in (["--dropout", "2"], ["--data", "/nonexistent"]):
+        assert cli.main([*command, *wrong]) == 2
+        assert (tmp_path / "m.run" / "log.jsonl").read_text() == log
+    # There is nothing to go on from: it begins anew, and its log too.
+    assert cli.main([*command, "--epochs", "1", "--resume"]) == 0
+    assert len(curves.read(tmp_path / "m")[1]) == 1
+
+
+def test_labels_are_no_markup(data, tmp_path, capsys):
+    other, out = tmp_path / "data.tsv", str(tmp_path / "m")
+    other.write_text(data.read_text().replace("\tup", "\t[/x]").replace("\tdown", "\t[pos]"))
+    assert cli.main(["train", "--data", str(other), "--out", out, *QUICK, "--members", "1", "--epochs", "1"]) == 0
+    capsys.readouterr()
+    assert cli.main(["evaluate", "--model", out, "--data", str(other)]) == 0
+    said = capsys.readouterr().out
+    for label in ("[/x]", "[pos]"):
+        assert label in said
 
 
 def test_a_reader_that_has_enough_is_no_error(model):

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lstmjax.train import Snapshots
+from lstmjax.train import Snapshots, State
 from tests import kill
 
 STATE = {
@@ -161,6 +161,9 @@ def test_a_newer_format_is_refused(snapshots):
 def test_what_is_not_finite_is_not_saved(snapshots):
     with pytest.raises(ValueError, match="step 7 was not saved: w/o holds values that are not finite"):
         snapshots.save(7, STATE | {"w/o": jnp.array([1, jnp.nan])})
+    odd = State(*[jnp.ones(2)] * 9)  # its fields stand in no order of the alphabet
+    with pytest.raises(ValueError, match="not saved: key holds values that are not finite"):
+        snapshots.save(7, odd._replace(key=jnp.array([1, jnp.nan])))
     assert snapshots.steps() == [3, 5]
     snapshots.save(8, STATE)
     snapshots.wait()

@@ -101,6 +101,20 @@ def test_a_sweep_that_was_stopped_in_an_epoch_goes_on_from_there(tmp_path):
     assert again.history == whole.history
 
 
+def test_seeds_of_32_bits_are_those_of_one_run():
+    seeds = [3_000_000_000, 5]
+    found = train.sweep(
+        lambda w, batch, key, settings: (w - batch) ** 2,
+        lambda settings: (jax.random.normal(jax.random.key(settings["seed"])), jax.random.key(0)),
+        lambda settings: optax.sgd(0.0),
+        lambda epoch: [jnp.float32(2)],
+        {"seed": seeds},
+        epochs=1,
+    )
+    expected = [jax.random.normal(jax.random.key(seed)) for seed in seeds]
+    np.testing.assert_array_equal(found.params, np.array(expected))
+
+
 def test_refusals():
     for text in ("", "lr", "lr=", "lr=a", "=1", "lr=1 lr=2", "seed=3..1"):
         with pytest.raises(ValueError, match="a sweep should be of the form"):
@@ -131,6 +145,10 @@ def test_the_learning_rate_that_is_found_makes_the_loss_fall():
     # sgd on a quadratic falls up to a rate of 2 / its largest curvature, and grows beyond.
     largest = 2 * np.linalg.eigvalsh(np.asarray(batch.T @ batch) / 32)[-1]
     assert 0.05 / largest < found.rate < 2 / largest
+    lower = train.find_learning_rate(
+        lambda *given: loss(*given) - 100, jnp.zeros(4), optax.sgd, lambda e: [batch], key=jax.random.key(0), high=0.1
+    )
+    assert len(lower.losses) == 100  # a loss below 0 is none that has grown
     with pytest.raises(ValueError, match="high should be above low"):
         train.find_learning_rate(loss, jnp.zeros(4), optax.sgd, lambda e: [batch], key=jax.random.key(0), low=2.0)
     with pytest.raises(FloatingPointError, match="was not finite, or grew"):

@@ -4,6 +4,7 @@ import json
 
 import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -350,11 +351,57 @@ def test_no_such_recipe():
             "span at most 50 whole numbers, got 0 to 99",
         ),
         (lambda: members.recipes_of(SMALL, {"hidden": [1]}), ValueError, "a setting of the sweep should be one of"),
+        (
+            lambda: match.fit(
+                [("a", "b", 1.0), ("a", "c", 5.0)], [("a", "b", 2.0)], SMALL._replace(target="score", head="align")
+            ),
+            ValueError,
+            "the dev data should hold scores that differ, since the epoch is chosen by correlation, got 1 records",
+        ),
+        (
+            lambda: classify.fit([("a", 1), ("b", 2)], [("a", 1)], SMALL),
+            TypeError,
+            "a label, or a tuple of labels, got",
+        ),
+        (lambda: classify.labels_of(("a", {"x"})), TypeError, r"a label, or a tuple of labels, got {'x'}"),
     ],
 )
 def test_refusals(call, kind, says):
     with pytest.raises(kind, match=says):
         call()
+
+
+def test_labels_between_commas_are_not_empty(tmp_path):
+    file = tmp_path / "data"
+    file.write_text("it works\ta, b\nit fails\ta,\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="line 2: expected labels with commas between, got 'a,'"):
+        classify.read(file, several=True)
+    assert classify.read(file)[1] == ("it fails", "a,")
+
+
+def test_sgd_makes_the_same_step_of_any_number_of_members():
+    records = [("a b", "x"), ("c d", "y")] * 4
+    plain = SMALL._replace(optimizer="sgd", learning_rate=0.5, dropout=0.0, word_dropout=0.0, epochs=1, clip=1e3)
+    moved, first = [], None
+    for n in (1, 4):
+        data = classify._Data(records, records, plain._replace(members=n, batch_size=8))
+        (batch,) = data.task.batches(0)
+        params, key = members._begin(data.task, data.task.recipe)
+        first = jax.tree.map(lambda a: a[:1], params) if first is None else first
+        same = jax.tree.map(lambda a, n=n: jnp.repeat(a, n, 0), first)
+        how = dict(loss=data.task.loss, recipe=data.task.recipe, apart=False)
+        optimizer = members._optimizer(data.task, data.task.recipe)
+        updates, _ = optimizer.update(jax.grad(members._loss)(same, batch, key, **how), optimizer.init(same), same)
+        moved.append(updates.head.w[0])
+    assert np.abs(moved[0]).max() > 1e-4
+    np.testing.assert_allclose(moved[1], moved[0], rtol=1e-4, atol=1e-7)
+
+
+def test_a_rate_of_0_is_swept_beside_others():
+    records = [("a b", "x"), ("c d", "y")] * 4
+    settings = {"learning_rate": [1e-3, 1e-2], "dropout": [0, 0], "word_dropout": [0, 0]}
+    models, _ = classify.sweep(records, records, settings, SMALL._replace(epochs=1, members=1, hidden=(4,)))
+    assert [model.recipe.dropout for model in models] == [0, 0]
 
 
 def test_pairs_on_the_command_line(tmp_path, capsys):

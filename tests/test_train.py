@@ -42,6 +42,20 @@ def _loss(w, batch, key):
     return jnp.mean((w - batch) ** 2)
 
 
+def test_a_measure_that_is_finite_in_no_epoch_is_no_model():
+    with pytest.raises(FloatingPointError, match="dev_r was finite in none of 2 epochs: there is no best one to keep"):
+        train.fit(
+            lambda w, batch, key: (w - batch) ** 2,
+            jnp.float32(0),
+            optax.sgd(0.1),
+            lambda epoch: [jnp.float32(1)],
+            key=jax.random.key(0),
+            epochs=2,
+            evaluate=lambda w: {"dev_r": float("nan")},
+            metric="dev_r",
+        )
+
+
 def test_an_optimizer_that_looks_at_the_loss_and_the_batch():
     """The loss stands still, so the rate falls by half after every second step; a batch says how much is made of it."""
 

@@ -20,6 +20,23 @@ def _binary(newline=b""):
     )
 
 
+@pytest.mark.parametrize("width", [2, 100, 300, 1000])
+def test_rows_of_any_length_are_told_from_binary(tmp_path, width):
+    """Also where the first row is longer than what one would look at, and a binary one holds the end of a line."""
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(5, width))
+    lines = "".join(f"word{k} {' '.join(map(repr, row.tolist()))}\n" for k, row in enumerate(rows))
+    (tmp_path / "text").write_text(f"5 {width}\n{lines}")
+    held = rows.astype("<f4")
+    held.view(np.uint8)[0, :2] = 10
+    binary = b"".join(f"word{k} ".encode() + row.tobytes() for k, row in enumerate(held))
+    (tmp_path / "binary").write_bytes(f"5 {width}\n".encode() + binary)
+    for name, expected in (("text", rows.astype(np.float32)), ("binary", held)):
+        found = vectors.read(tmp_path / name)
+        assert found.words == tuple(f"word{k}" for k in range(5))
+        np.testing.assert_array_equal(found.array, expected)
+
+
 @pytest.mark.parametrize(
     "content",
     [_text(True), _text(False), _binary(), _binary(b"\n")],

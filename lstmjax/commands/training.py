@@ -17,7 +17,7 @@ from lstmjax import checkpoint, classify, datasets, devices, sequences
 from lstmjax.commands import compare
 from lstmjax.commands.sets import licence
 from lstmjax.commands.tasks import TASKS, known, of_set, recipe_file
-from lstmjax.recipe import Recipe
+from lstmjax.recipe import Recipe, checked
 from lstmjax.train import Snapshots, Watch, curves, parse_sweep
 
 SENTENCES = ("Not the disaster I feared: it works, and quietly.", "说好的三天送到，结果等了半个月，再也不买了。")
@@ -36,13 +36,15 @@ def train(options: argparse.Namespace) -> int:
     checkpoint.check_folder(out)  # before hours are spent
     # Beside the model, since a model folder holds a model and nothing else.
     run = out.with_name(f"{out.name}.run")
+    began_before = run.exists()
+    checked(recipe)
     if not options.resume and any((run / "snapshots").glob("[0-9]*")):
         raise ValueError(f"{run} holds a run that was not finished: --resume goes on with it; or remove the folder")
     training, dev, test = _records(console, options, task, data, recipe)
     what = "characters" if isinstance(training, str) else "records"
     console.print(f"train {len(training):,}, dev {len(dev):,}, test {len(test):,} {what}", highlight=False)
     began = time.perf_counter()
-    if not options.resume:
+    if not any((run / "snapshots").glob("[0-9]*")):
         (run / curves.LOG).unlink(missing_ok=True)
     try:
         with Snapshots(run / "snapshots") as snapshots:
@@ -54,12 +56,10 @@ def train(options: argparse.Namespace) -> int:
                 model, fitted = task.module.fit(training, dev, recipe, save_every=options.save_every, **how)
     finally:
         if not any((run / "snapshots").glob("[0-9]*")):  # nothing to go on from
-            shutil.rmtree(run, ignore_errors=True)
+            shutil.rmtree(run / "snapshots" if began_before else run, ignore_errors=True)
     if options.sweep:
         model, interrupted, finished = models[swept.best], swept.interrupted, len(swept.history)
         best_epoch = swept.best_epoch[swept.best]
-        if finished:
-            _print_sweep(console, _settings(options.sweep), swept, run)
     else:
         interrupted, finished, best_epoch = fitted.interrupted, len(fitted.history), fitted.best_epoch
     if interrupted:
@@ -73,8 +73,10 @@ def train(options: argparse.Namespace) -> int:
     folder = task.module.save(model, out)
     if not interrupted:
         shutil.rmtree(run / "snapshots")
-    _compare(console, options, task, model, training, dev, test, seconds)
     console.print(f"Saved to {folder}/", highlight=False)
+    if options.sweep:
+        _print_sweep(console, _settings(options.sweep), swept, run)
+    _compare(console, options, task, model, training, dev, test, seconds)
     if data is None:
         for words, row in zip(SENTENCES, classify.predict(model, SENTENCES), strict=True):
             console.print(f"{model.labels[row.argmax()]} ({row.max():.2f}): {words}", highlight=False)
@@ -146,7 +148,7 @@ def _print_sweep(console, settings, swept, run):
     table = Table(*settings, "best epoch", *(name.replace("_", " ") for name in measures))
     for k, epoch in enumerate(swept.best_epoch):
         record = swept.history[epoch - 1]
-        found = [f"{record[name][k]:.4f}" if epoch else "none" for name in measures]
+        found = [f"{record[name][k]:.4f}" if epoch and record[name][k] is not None else "none" for name in measures]
         row = [*(f"{values[k]:g}" for values in settings.values()), str(epoch), *found]
         table.add_row(*row, style="bold" if k == swept.best else None)
     console.print(table)

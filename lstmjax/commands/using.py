@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from lstmjax import checks, classify, explain, language, match, sequences, spans, tag, translate
@@ -146,9 +147,9 @@ def evaluate(options: argparse.Namespace) -> int:
     if "f1" not in found:
         return 0
     confusion = found.get("confusion") if len(found["f1"]) <= 12 else None  # wider ones are for --json
-    table = Table("label", "F1", *(f"as {label}" for label in found["f1"] if confusion))
+    table = Table("label", "F1", *(escape(f"as {label}") for label in found["f1"] if confusion))
     for n, (label, f1) in enumerate(found["f1"].items()):
-        table.add_row(label, f"{f1:.4f}", *map(str, confusion[n] if confusion else ()))
+        table.add_row(escape(label), f"{f1:.4f}", *map(str, confusion[n] if confusion else ()))
     console.print(table)
     return 0
 

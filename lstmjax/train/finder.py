@@ -87,7 +87,11 @@ def find_learning_rate(
         # The exponential mean of the last ten or so, without the bias of its beginning.
         mean = 0.9 * mean + 0.1 * float(report.loss)
         now = mean / (1 - 0.9 ** (n + 1))
-        if not math.isfinite(now) or not bool(report.finite.all()) or (smoothed and now > 4 * min(smoothed)):
+        if (
+            not math.isfinite(now)
+            or not bool(report.finite.all())
+            or (smoothed and now - min(smoothed) > 3 * abs(min(smoothed)))
+        ):
             break
         smoothed.append(now)
     if len(smoothed) < 10:

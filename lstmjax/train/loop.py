@@ -104,7 +104,8 @@ def fit(
       snapshot is what to go on from.
 
     Raises:
-      TypeError, ValueError: naming the argument. FloatingPointError: `bad_steps` in a row; it names the step, the
+      TypeError, ValueError: naming the argument. FloatingPointError: `bad_steps` in a row, or a
+        `metric` that is finite in no epoch; of steps it names the last, the
         batch and the leaves. What `Snapshots.save` and `load` raise.
 
     >>> loss = lambda w, batch, key: (w - batch) ** 2
@@ -189,6 +190,8 @@ def fit(
             run.watch.end()
         if snapshots is not None:
             snapshots.wait()
+    if history and not best_epoch and not stop.asked:
+        raise FloatingPointError(f"{metric} was finite in none of {len(history)} epochs: there is no best one to keep")
     return Fitted(best.params, tuple(history), best_epoch, stop.asked, state)
 
 

@@ -109,7 +109,7 @@ class Snapshots:
             raise ValueError(f"about should hold only what JSON can: {error}") from error
         named = {name: jnp.asarray(leaf) for name, leaf in leaves.named(state).items()}
         arrays = {name: _bits(leaf) for name, leaf in named.items()}
-        fine = np.asarray(_finite(arrays))
+        fine = np.asarray(_finite(list(arrays.values())))
         for name, is_fine in zip(arrays, fine, strict=True):
             if not is_fine:
                 raise ValueError(f"the snapshot of step {step} was not saved: {name} holds values that are not finite")

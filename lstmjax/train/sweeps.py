@@ -235,10 +235,14 @@ def _columns(settings):
     for name, values in settings.items():
         for value in values:
             checks.finite(f"settings[{name!r}]", value)
-    return {
-        name: jnp.array(values, jnp.int32 if all(isinstance(v, int) for v in values) else jnp.float32)
-        for name, values in settings.items()
-    }
+    return {name: jnp.array(values, _dtype(values)) for name, values in settings.items()}
+
+
+def _dtype(values):
+    """int32 or, of seeds of 32 bits, uint32; float32 where a value is no int."""
+    if not all(isinstance(value, int | np.integer) for value in values):
+        return jnp.float32
+    return jnp.uint32 if min(values) >= 0 and max(values) >= 2**31 else jnp.int32
 
 
 def _middle(report):
