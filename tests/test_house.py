@@ -96,6 +96,7 @@ ROWS = {
     "reader": 14,
     "recipe": 16,
     "members": 17,
+    "windows": 17,
     "language": 18,
     "match": 18,
     "sequences": 18,

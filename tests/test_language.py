@@ -16,6 +16,7 @@ from lstmjax import classify, decoding, devices, language, members, train
 from lstmjax.__main__ import main
 from lstmjax.containers import Bidirectional
 from lstmjax.models import language_model
+from lstmjax.windows import Windows, cut
 from tests import kill
 
 SMALL = language.RECIPE._replace(
@@ -211,7 +212,7 @@ def test_the_mean_does_not_count_bad_steps():
 @pytest.mark.parametrize(("words", "columns"), [(100, 4), (101, 4), (3, 5), (57, 1)])
 def test_every_word_is_predicted_once_in_each_epoch(words, columns, random):
     ids = np.arange(1, words + 1)
-    windows = language.Windows(language.cut(ids, columns, start=999), 7, random=random)
+    windows = Windows(cut(ids, columns, start=999), 7, random=random)
     for epoch in range(3):
         today, found = windows(epoch), []
         for k in range(len(today)):
@@ -227,8 +228,8 @@ def test_every_word_is_predicted_once_in_each_epoch(words, columns, random):
 
 
 def test_random_windows_are_those_of_their_epoch():
-    columns = language.cut(np.arange(1, 4001), 4, start=0)
-    windows = language.Windows(columns, 30, random=True, seed=3)
+    columns = cut(np.arange(1, 4001), 4, start=0)
+    windows = Windows(columns, 30, random=True, seed=3)
     lengths = [[today[k].lengths[0] for k in range(len(today))] for today in map(windows, (0, 1, 1))]
     assert lengths[1] == lengths[2] != lengths[0]
     assert all(5 <= length <= 40 for length in lengths[0][:-1])

@@ -36,7 +36,7 @@ def train(options: argparse.Namespace) -> int:
     checkpoint.check_folder(out)  # before hours are spent
     # Beside the model, since a model folder holds a model and nothing else.
     run = out.with_name(f"{out.name}.run")
-    began_before = run.exists()
+    run_existed = run.exists()
     checked(recipe)
     if not options.resume and any((run / "snapshots").glob("[0-9]*")):
         raise ValueError(f"{run} holds a run that was not finished: --resume goes on with it; or remove the folder")
@@ -56,7 +56,7 @@ def train(options: argparse.Namespace) -> int:
                 model, fitted = task.module.fit(training, dev, recipe, save_every=options.save_every, **how)
     finally:
         if not any((run / "snapshots").glob("[0-9]*")):  # nothing to go on from
-            shutil.rmtree(run / "snapshots" if began_before else run, ignore_errors=True)
+            shutil.rmtree(run / "snapshots" if run_existed else run, ignore_errors=True)
     if options.sweep:
         model, interrupted, finished = models[swept.best], swept.interrupted, len(swept.history)
         best_epoch = swept.best_epoch[swept.best]
