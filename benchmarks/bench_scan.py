@@ -12,6 +12,8 @@ only where --against names them: `lstmjax-outputs` keeps least for the gradient,
 
 With --processes N, for a GPU that is at hand for minutes, N processes take three shapes each. All compile and check at
 the same time; once they have, one after the other times its shapes while the rest wait; then come the next.
+
+A grid that was stopped goes on by the same command and --resume: shapes that the file of --json has are not run again.
 """
 
 import argparse
@@ -63,6 +65,9 @@ COLUMNS = ("implementation", "ms", "ratio to ours (◀ lost)", "95 %", "of peak"
 MEAN_COLUMNS = ("against", "mode", "dtype", "geometric mean of ratios", "wins", "losses")
 
 
+# Of a machine, what a run measures, beside what it finds.
+MEASURED = ("gemm_peak_gflops", "seconds", "cpu_taken_by_others")
+
 # Elements of the inputs that no cache holds, so that runs need no other draw of them; and floating point operations for
 # which NumPy takes minutes, so that a GPU computes the reference, in float64 too.
 UNCACHED, SLOW = 2**24, 1e11
@@ -111,6 +116,7 @@ class Report(NamedTuple):
     """All that a run of this benchmark has to say."""
 
     machine: dict
+    asked: dict  # of the command line, what the rows depend on
     absent: dict[str, list[str]]  # by implementation, why it was left out of all shapes or of some
     failures: list[str]
     rows: list[Row]
@@ -125,8 +131,17 @@ def main() -> int:
     if args.devices > 1:
         jax.config.update("jax_num_cpu_devices", args.devices)
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
-    report = Report(_machine(), {}, [], [], [])
+    asked = {name: getattr(args, name) for name in ("against", "mode", "dtype", "seconds")}
+    report = Report(_machine(), asked, {}, [], [], [])
     shapes = args.shape or cases.GRIDS[args.grid]
+    if args.resume:
+        problem = _recall(args.json, report)
+        if problem:
+            print(f"--resume: {problem}", file=sys.stderr)
+            return 2
+        shapes = [case for case in shapes if not _complete(case, report)]
+        report.rows[:] = [row for row in report.rows if _complete(cases.parse(row.case), report)]
+        report.means[:] = _means(report.rows)
     run = _everywhere if args.processes > 1 else _here
     try:
         for rows in run(shapes, args, report):
@@ -164,6 +179,9 @@ def _arguments():
     parser.add_argument("--turn", type=Path, metavar="FILE", help=argparse.SUPPRESS)  # of one of these processes
     parser.add_argument("--seconds", type=float, help="of timing for each shape and mode, 15 rounds at least")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all rows and the machine")
+    parser.add_argument(
+        "--resume", action="store_true", help="keep the shapes that the file of --json has, run the rest"
+    )
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the ratios, or of the grid 'growth' the times")
     parser.add_argument("--markdown", action="store_true", help="print Markdown instead of tables")
     args = parser.parse_args()
@@ -179,6 +197,8 @@ def _arguments():
     for path in (args.json, args.plot):
         if path and not path.parent.is_dir():
             parser.error(f"there is no folder {path.parent} for {path.name}")
+    if args.resume and args.json is None:
+        parser.error("--resume goes on with the file of --json, which is not given")
     if args.plot and find_spec("matplotlib") is None:
         parser.error("--plot needs matplotlib")
     if args.devices is None:
@@ -194,7 +214,7 @@ def _arguments():
 def _here(shapes, args, report):
     """The rows of each case and dtype, timed here; what is absent or fails goes into `report`."""
     work = [(case, dtype) for case in shapes for dtype in args.dtype]
-    started, cpu = time.perf_counter(), timing.cpu_seconds()
+    before, started, cpu = dict(report.machine), time.perf_counter(), timing.cpu_seconds()
     if args.turn:
         with _turn(args.turn, fcntl.LOCK_SH):
             ready = [_ready(case, dtype, args, report, f"{k + 1}/{len(work)}") for k, (case, dtype) in enumerate(work)]
@@ -205,14 +225,14 @@ def _here(shapes, args, report):
             place = f"{k + 1}/{len(work)}"
             prepared = ready[k] if args.turn else _ready(case, dtype, args, report, place)
             rows = _timed(case, dtype, args, report, place, *prepared)
-            report.machine["seconds"] = round(time.perf_counter() - started, 1)
-            report.machine["cpu_taken_by_others"] = _others(cpu, report.machine["seconds"])
+            seconds = time.perf_counter() - started
+            _spend(report.machine, before, seconds, _others(cpu, seconds))
             yield rows
 
 
 def _everywhere(shapes, args, report):
     """The same, timed by other processes that compile at the same time."""
-    started, parts = time.perf_counter(), []
+    before, started, parts = dict(report.machine), time.perf_counter(), []
     for part in parallel.run(Path(__file__), shapes, args):
         parts.append(part["machine"])
         for name, reasons in part["absent"].items():
@@ -222,9 +242,8 @@ def _everywhere(shapes, args, report):
         peaks = report.machine["gemm_peak_gflops"]
         for dtype, peak in parts[-1]["gemm_peak_gflops"].items():
             peaks[dtype] = max(peak, peaks.get(dtype, 0))
-        report.machine["seconds"] = round(time.perf_counter() - started, 1)
         shares = [machine["cpu_taken_by_others"] for machine in parts]
-        report.machine["cpu_taken_by_others"] = None if None in shares else max(shares)
+        _spend(report.machine, before, time.perf_counter() - started, None if None in shares else max(shares))
         rows = [Row(**row) for row in part["rows"]]
         for _, of_one in itertools.groupby(rows, lambda row: (row.case, row.dtype)):
             yield list(of_one)
@@ -341,10 +360,53 @@ def _machine():
         "python": platform.python_version(),
         "system": platform.platform(),
         "compiler_options": compiler_options() or {},
-        "environment": {name: os.environ[name] for name in ("XLA_FLAGS", "GLIBC_TUNABLES") if name in os.environ},
+        "environment": {
+            name: os.environ[name]
+            for name in ("XLA_FLAGS", "GLIBC_TUNABLES", "JAX_COMPILATION_CACHE_DIR")
+            if name in os.environ
+        },
         "versions": versions,
         "gemm_peak_gflops": {},  # by dtype, as they are measured
     }
+
+
+def _recall(file, report):
+    """Take what `file` has into `report`; or say why not, if it is of another machine or another question."""
+    if not file.exists():
+        return None
+    try:
+        held = json.loads(file.read_text())
+        rows = [Row(**row) for row in held["rows"]]
+        machine, asked, absent, failures = (held[name] for name in ("machine", "asked", "absent", "failures"))
+    except (ValueError, KeyError, TypeError) as problem:
+        return f"{file} is no report of this program that can be gone on with ({type(problem).__name__}: {problem})"
+    of_machine = [(name, machine.get(name), here) for name, here in report.machine.items() if name not in MEASURED]
+    of_question = [(name, asked.get(name), here) for name, here in report.asked.items()]
+    differ = [f"{name} was {was!r} and is {now!r}" for name, was, now in of_machine + of_question if was != now]
+    if differ:
+        return f"{file} was measured otherwise: {'; '.join(differ)}"
+    report.rows.extend(rows)
+    report.machine.update({name: machine[name] for name in MEASURED if name in machine})
+    report.absent.update(absent)
+    report.failures.extend(
+        failure for failure in failures if any(f" at {row.case} {row.dtype}:" in failure for row in rows)
+    )
+    return None
+
+
+def _complete(case, report):
+    """Whether the report has all that is asked of a case."""
+    found = {(row.dtype, row.mode) for row in report.rows if row.impl == REFERENCE and row.case == str(case)}
+    return found == set(itertools.product(report.asked["dtype"], report.asked["mode"]))
+
+
+def _spend(machine, before, seconds, share):
+    """Put down the seconds of a run and the share others had of the CPU, with those of `before` it was gone on with."""
+    parts = [(before.get("seconds", 0.0), before.get("cpu_taken_by_others", 0.0)), (seconds, share)]
+    machine["seconds"] = round(sum(part for part, _ in parts), 1)
+    unknown = any(share is None for _, share in parts)
+    taken = None if unknown else sum(part * share for part, share in parts) / max(machine["seconds"], 1e-9)
+    machine["cpu_taken_by_others"] = None if taken is None else round(taken, 2)
 
 
 def _others(before, seconds):
@@ -352,7 +414,7 @@ def _others(before, seconds):
     if before is None:
         return None
     everyone, own = (now - then for now, then in zip(timing.cpu_seconds(), before, strict=True))
-    return round(max(0.0, everyone - own) / (seconds * os.cpu_count()), 2)
+    return max(0.0, everyone - own) / (seconds * os.cpu_count())
 
 
 def _progress(doing):

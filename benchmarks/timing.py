@@ -140,10 +140,13 @@ def threads() -> int:
 
 
 def cpu_name() -> str:
-    """Of the processor, as the system has it."""
+    """Of the processor, as the system has it; with its family and model, since clouds give several kinds one name."""
     path = Path("/proc/cpuinfo")
     lines = path.read_text().splitlines() if path.exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    fields = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    kind = [f"{word} {fields[name]}" for word, name in (("family", "cpu family"), ("model", "model")) if name in fields]
+    name = fields.get("model name", platform.processor())
+    return f"{name} ({', '.join(kind)})" if kind else name
 
 
 def cpu_seconds() -> tuple[float, float] | None:

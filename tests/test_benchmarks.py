@@ -72,6 +72,51 @@ def test_processes_time_all_that_one_would(tmp_path):
     assert [mean["wins"] + mean["losses"] for mean in found["means"]] == [7, 7]
 
 
+@pytest.mark.slow
+def test_a_stopped_grid_goes_on(tmp_path):
+    """With the shapes that are there as they are, and not where they were asked for otherwise."""
+    written = tmp_path / "figures.json"
+    command = ["--seconds", "0.05", "--against", "flax-linen", "--json", str(written), "--resume", "--shape"]
+    run("bench_scan", [*command, "4,2,4,4"], ())
+    first = json.loads(written.read_text())
+    part = first | {"rows": first["rows"][:3]}  # as if it had ended within a shape
+    written.write_text(json.dumps(part))
+    run("bench_scan", [*command, "4,2,4,4", "5,2,4,4"], ())
+    both = json.loads(written.read_text())
+    assert len(both["rows"]) == 2 * 4
+    assert both["rows"][:3] != part["rows"]  # it was run anew, whole
+    run("bench_scan", [*command, "4,2,4,4", "5,2,4,4", "6,2,4,4"], ())
+    third = json.loads(written.read_text())
+    assert third["rows"][:8] == both["rows"]
+    assert [mean["wins"] + mean["losses"] for mean in third["means"]] == [3, 3]
+    assert third["machine"]["seconds"] > both["machine"]["seconds"]
+    command[1] = "0.06"
+    done = subprocess.run([sys.executable, str(ROOT / "benchmarks" / "bench_scan.py"), *command, "7,2,4,4"],
+                          capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == 2
+    assert "seconds was 0.05 and is 0.06" in done.stderr
+    assert json.loads(written.read_text()) == third
+
+
+def test_runs_are_compared_over_the_shapes_that_all_have(monkeypatch, tmp_path, capsys):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    agree = importlib.import_module("agree")
+    shape = dict(T=1, B=1, D=1, variant="plain", dtype="float32", mode="train", impl="torch")
+    runs = [
+        [shape | dict(H=1, ratio=2.0), shape | dict(H=2, ratio=8.0), shape | dict(H=3, ratio=99.0)],
+        [shape | dict(H=2, ratio=2.0), shape | dict(H=1, ratio=4.5)],
+    ]
+    assert agree.means(runs) == {("torch", "train", "float32"): (2, [pytest.approx(4), pytest.approx(3)])}
+    files = [tmp_path / f"{name}.json" for name in ("first", "second")]
+    for file, rows in zip(files, runs, strict=True):
+        file.write_text(json.dumps({"rows": rows, "machine": {"cpu": "a chip", "cpu_taken_by_others": 0.04}}))
+    monkeypatch.setattr(sys, "argv", ["agree.py", *map(str, files)])
+    assert agree.main() == 0
+    printed = capsys.readouterr().out
+    assert "1.33" in printed
+    assert "first: a chip; others had 4 % of the CPU" in printed
+
+
 @pytest.mark.parametrize("variant", ["plain", "bidirectional", "stack2", "lengths"])
 def test_the_reference_is_the_same_on_a_device(variant, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
