@@ -328,9 +328,9 @@ def test_what_is_tuned_for_a_cpu_changes_nothing(x64, chunk, residuals, rest, re
     cotangents = [rng.standard_normal(shape) for shape in ((T, 5, H), (5, H), (5, H))]
 
     def both(lanes, weights_first):
-        hs, h, c, *kept = chunked.forward(*operands, config=config, keep=True, lanes=lanes)
-        options = dict(config=config, wrt=(True,) * 6, lanes=lanes, weights_first=weights_first)
-        return hs, h, c, kept, chunked.backward(*cotangents, *operands, hs, *kept, **options)
+        options = dict(config=config, lanes=lanes, weights_first=weights_first)
+        hs, h, c, *kept = chunked.forward(*operands, keep=True, **options)
+        return hs, h, c, kept, chunked.backward(*cotangents, *operands, hs, *kept, wrt=(True,) * 6, **options)
 
     tuned = [(1, False), (1, True), (2, False), (3, True)]
     one, *others = (jax.jit(functools.partial(both, *options), compiler_options=QUICK)() for options in tuned)
@@ -339,21 +339,47 @@ def test_what_is_tuned_for_a_cpu_changes_nothing(x64, chunk, residuals, rest, re
 
 
 @pytest.mark.parametrize(
-    ("batch", "hidden", "lanes"), [(8, 129, 2), (7, 129, 1), (65, 129, 1), (8, 128, 1), (8, 513, 1)]
+    ("batch", "hidden", "lanes", "first"),
+    [
+        (16, 129, 2, True),
+        (15, 129, 2, False),  # too few rows for so few weights
+        (7, 512, 1, True),
+        (3, 512, 1, False),
+        (65, 129, 1, False),
+        (64, 129, 2, True),
+        (16, 128, 1, False),
+        (8, 513, 1, True),
+        (1, 2048, 1, False),  # a row is not packed
+    ],
 )
-def test_lanes_are_taken_on_a_cpu_only(batch, hidden, lanes):
-    """Of the products in a step, one for each lane, forward and backward; from any machine, for each platform."""
+def test_a_step_is_tuned_on_a_cpu_only(batch, hidden, lanes, first):
+    """Its products, forward and back: one for each lane, and the weights first or second; from any machine, for each
+    platform."""
     params = jax.eval_shape(lambda: lstmjax.init_lstm(jax.random.key(0), 2, hidden))
-    xs = jax.ShapeDtypeStruct((6, batch, 2), jnp.float32)
+    xs = jax.ShapeDtypeStruct((16, batch, 2), jnp.float32)
 
     def loss(params, xs):
         return lstmjax.run(params, xs, backend="fused")[1].sum()
 
-    for platform, expected in (("cpu", lanes), ("cuda", 1), ("tpu", 1)):
+    for platform in ("cpu", "cuda", "tpu"):
         text = jax.export.export(jax.jit(jax.grad(loss)), platforms=(platform,))(params, xs).mlir_module()
+        expected = lanes if platform == "cpu" else 1
         assert text.count("stablehlo.dot_general") == 3 + 2 * expected
-        rows = -(-batch // expected)
-        assert f"tensor<{rows}x{hidden}xf32>, tensor<{hidden}x{4 * hidden}xf32>" in text
+        rows, wide = -(-batch // expected), 4 * hidden
+        if platform == "cpu" and first:
+            assert f"tensor<{wide}x{hidden}xf32>, tensor<{hidden}x{rows}xf32>" in text  # forward
+            assert f"tensor<{hidden}x{wide}xf32>, tensor<{wide}x{rows}xf32>" in text  # and back
+        else:
+            assert f"tensor<{rows}x{hidden}xf32>, tensor<{hidden}x{wide}xf32>" in text
+
+
+def test_few_steps_are_not_worth_a_transpose():
+    params = jax.eval_shape(lambda: lstmjax.init_lstm(jax.random.key(0), 2, 512))
+    for steps, first in ((15, False), (16, True)):
+        xs = jax.ShapeDtypeStruct((steps, 8, 2), jnp.float32)
+        run = jax.jit(functools.partial(lstmjax.run, backend="fused"))
+        text = jax.export.export(run, platforms=("cpu",))(params, xs).mlir_module()
+        assert ("tensor<2048x512xf32>, tensor<512x4xf32>" in text) == first
 
 
 @pytest.mark.parametrize("residuals", ["gates", "outputs"])

@@ -40,19 +40,23 @@ def refused(tree):
     except ValueError as problem:
         return str(problem)
 
-def apart(found):
+def apart(found, alone=alone):
     return max(float(jnp.abs(a - b).max()) for a, b in zip(jax.tree.leaves(alone), jax.tree.leaves(found)))
 
-# Of a size that one CPU takes in two lanes.
+# Of a size that one CPU takes in two lanes, and whose weights come first in a product, on two devices too.
 wide = lstmjax.init_lstm(jax.random.key(0), 4, 129)
-both = [lstmjax.split_batch(jnp.concatenate([xs, xs], 1), axis=1), lstmjax.split_batch(jnp.concatenate([lengths] * 2))]
-lanes = grad.lower(wide, *both).compile().as_text()
+many = jnp.tile(xs, (3, 4, 1)), jnp.tile(lengths, 4)
+both = lstmjax.split_batch(many[0], axis=1), lstmjax.split_batch(many[1])
+lowered = grad.lower(wide, *both)
+tuned = lowered.compile()
 
 print(json.dumps({
     "shard_map": apart(jax.jit(jax.grad(mapped))(params, xs, lengths)),
     "jit": apart(compiled(params, *split)),
     "gathers": compiled.as_text().count("all-gather("),
-    "moved": sum(lanes.count(name + "(") for name in ("all-gather", "all-to-all", "collective-permute")),
+    "moved": sum(tuned.as_text().count(name + "(") for name in ("all-gather", "all-to-all", "collective-permute")),
+    "first": "tensor<516x129xf32>, tensor<129x32xf32>" in lowered.as_text(),
+    "tuned": apart(tuned(wide, *both), grad(wide, *many)),
     "on": [len(a.sharding.device_set) for a in jax.tree.leaves((split, compiled(params, *split)))],
     "rows": [s.data.shape for s in split[0].addressable_shards],
     "refused": refused({"xs": xs[:, :7]}),
@@ -105,6 +109,8 @@ def test_two_devices_are_as_one(backend):
     assert found["jit"] < 1e-5
     assert found["gathers"] == 0
     assert found["moved"] == 0
+    assert found["first"] == (backend == "fused")
+    assert found["tuned"] < 1e-4
     assert set(found["on"]) == {2}
     assert found["rows"] == [[6, 4, 4], [6, 4, 4]]
     assert found["refused"] == "tree['xs'] should have a batch that 2 devices divide, got 7 at axis 1"

@@ -33,7 +33,7 @@ class Config(NamedTuple):
     persistent: bool = False  # whether a GPU may run it in one kernel
 
 
-def forward(w_x, w_h, b, xs, h0, c0, *rest, config, keep, lanes=1, widen=False):
+def forward(w_x, w_h, b, xs, h0, c0, *rest, config, keep, lanes=1, weights_first=False, widen=False):
     """The recurrence, a chunk at a time.
 
     Args:
@@ -43,6 +43,8 @@ def forward(w_x, w_h, b, xs, h0, c0, *rest, config, keep, lanes=1, widen=False):
         before it meets w_h, as far as `config` has them.
       keep: whether to return the residuals too.
       lanes: the parts of the batch that a step takes one beside the other, which a CPU has two threads for.
+      weights_first: whether a step forms w_h^T h^T, transposed, rather than h w_h. A CPU packs the second operand of a
+        product anew at every step, and large weights take longer to pack than to multiply.
       widen: whether a step's operands are rounded to `config.dtype` but multiplied as `wide`: a CPU is slow at products
         of few rows in bfloat16.
 
@@ -60,6 +62,8 @@ def forward(w_x, w_h, b, xs, h0, c0, *rest, config, keep, lanes=1, widen=False):
         w_x, w_h, b = (w * lax.expand_dims(half.astype(w.dtype), range(w.ndim - 1)) for w in (w_x, w_h, b))
         half = None
     w_x, w_h, b = w_x.astype(config.dtype), _held(w_h, config, wide, widen), b.astype(wide)
+    # Behind a barrier, which keeps XLA from undoing it.
+    first, second = (lax.optimization_barrier(w_h.T), None) if weights_first else (None, w_h)
     gates = keep and config.residuals == "gates"
     outputs = keep and config.residuals == "outputs"
 
@@ -70,18 +74,19 @@ def forward(w_x, w_h, b, xs, h0, c0, *rest, config, keep, lanes=1, widen=False):
         if outputs:
             for lane, c_lane in zip(cut, c, strict=True):
                 kept = [_put(kept[0], c_lane, m, lane)]
-        first, x = chunks.rows(m, xs)
-        zx = _project(chunks.clean(first, x), w_x, b, config, wide)
+        start, x = chunks.rows(m, xs)
+        zx = _project(chunks.clean(start, x), w_x, b, config, wide)
 
         def step(j, carry):
             h_lanes, c_lanes, hs, *kept = carry
-            t, after = first + j, []
+            t, after = start + j, []
             for lane, h, c in zip(cut, h_lanes, c_lanes, strict=True):
                 h_before, c_before = h, c
                 if chunks.reset is not None:
                     restart = _row(chunks.reset, t, lane)[:, None]
                     h_before, c_before = jnp.where(restart, h0[lane], h), jnp.where(restart, c0[lane], c)
-                z = _row(zx, j, lane) + _dot(chunks.dropped(h_before, lane), w_h, config, wide, widen)
+                zh = _times(chunks.dropped(h_before, lane), first, second, config, wide, widen)
+                z = _row(zx, j, lane) + zh
                 a = jnp.tanh(z if half is None else z * half[None])
                 i, f, g, o = _activate(a)
                 c_after = f * c_before + i * g
@@ -118,8 +123,7 @@ def backward(dhs, dh, dc, w_x, w_h, b, xs, h0, c0, *rest, config, wrt, lanes=1, 
       w_x ... c0, rest: the operands of `forward`, then its hs and its residuals.
       wrt: for each of w_x, w_h, b, xs, h0, c0 whether its gradient is asked for.
       lanes, widen: as in `forward`.
-      weights_first: whether a step forms w_h dz^T rather than dz w_h^T. A CPU packs the second operand of a product
-        anew at every step, and large weights take longer to pack than to multiply.
+      weights_first: as in `forward`: whether a step forms w_h dz^T rather than dz w_h^T.
 
     Returns:
       The gradients asked for, in the shapes and dtypes of the operands.
@@ -169,7 +173,7 @@ def backward(dhs, dh, dc, w_x, w_h, b, xs, h0, c0, *rest, config, wrt, lanes=1, 
                 valid = chunks.valid(t, lane)
                 if valid is not None:
                     dz_t = jnp.where(valid, dz_t, 0)
-                dh_t = chunks.dropped(_back(dz_t, held_h, h_back, config, wide, widen), lane)
+                dh_t = chunks.dropped(_times(dz_t, held_h, h_back, config, wide, widen), lane)
                 if valid is not None:
                     dh_t, dc_t = jnp.where(valid, dh_t, dh), jnp.where(valid, dc_t, dc)
                 if chunks.reset is not None:
@@ -390,15 +394,16 @@ def _held(x, config, wide, widen):
     return lax.reduce_precision(x.astype(wide), kind.nexp, kind.nmant)
 
 
-def _back(dz, w, w_t, config, wide, widen):
-    """dz [B, 4H] times the transpose of w, which `w_t` is, or None to take `w` as it is: by vectors where B is 1."""
-    if w_t is not None:
-        return _dot(dz, w_t, config, wide, widen)
-    dz = _held(dz, config, wide, widen)
-    if len(dz) == 1:
-        return _product(w, dz[0], config, wide)[None]
+def _times(x, first, second, config, wide, widen):
+    """x [B, M] times `second` [M, N], or if that is None, times the transpose of `first` [N, M]: by vectors where B is
+    1."""
+    if second is not None:
+        return _dot(x, second, config, wide, widen)
+    x = _held(x, config, wide, widen)
+    if len(x) == 1:
+        return _product(first, x[0], config, wide)[None]
     # Behind barriers, else XLA turns the product round again.
-    return lax.optimization_barrier(_product(w, lax.optimization_barrier(dz.T), config, wide)).T
+    return lax.optimization_barrier(_product(first, lax.optimization_barrier(x.T), config, wide)).T
 
 
 def _outer(x, dz, config, wide):

@@ -153,9 +153,26 @@ def _lanes(B, H):
     return 2 if 8 <= B <= 64 and 2**16 < 4 * H * H <= 2**20 else 1
 
 
-def _tuned(B, H, dtype):
-    """Options of forward and backward for a CPU, which takes a row in bfloat16 at a third of its speed in float32."""
-    return {"lanes": _lanes(B, H), "widen": B == 1 and jnp.finfo(dtype).bits < 32}
+def _weights_first(B, H):
+    """Whether a step on a CPU multiplies the weights by the state rather than the state by the weights (measured:
+    benchmarks/README.md).
+
+    XLA packs the second operand of a product anew at every step. Packing large weights takes longer than multiplying a
+    few rows by them; a single row is not packed, and many rows are worth it.
+    """
+    return 4 * H * H > 2**16 and 1 < B <= 64 and B * H >= 2048
+
+
+def _tuned(T, B, H, dtype):
+    """Options of forward for a CPU, which takes a row in bfloat16 at a third of its speed in float32. It transposes the
+    weights to have them first, which takes as long as some steps save."""
+    first = T >= 16 and _weights_first(B, H)
+    return {"lanes": _lanes(B, H), "weights_first": first, "widen": B == 1 and jnp.finfo(dtype).bits < 32}
+
+
+def _tuned_back(T, B, H, dtype):
+    """The same of backward, which has to transpose the weights where they are not first."""
+    return _tuned(T, B, H, dtype) | {"weights_first": H >= 768 or _weights_first(B, H)}
 
 
 def tangent(*operands, config, wrt):
@@ -372,19 +389,23 @@ def _primitive(name, function, static, layouts, avals, xs=None, tuned=None, on_g
     """A primitive that lowers to `function` over groups; outside of jit it is jitted once per static parameters.
 
     xs: which operand the sequence is, w_h being two before it.
-    tuned: (B, H, dtype of the products) -> options of `function` for a CPU.
+    tuned: (T, B, H, dtype of the products) -> options of `function` for a CPU.
     on_gpu: what does the same in one kernel, where `kernel.usable`.
     """
 
     def lowered(*args, **params):
         return _grouped(partial(function, **params), *layouts(**params))(*args)
 
-    def on_cpu(*args, **params):
-        (groups, B), H = args[xs].shape[1:3], args[xs - 2].shape[1]
-        options = tuned(B, H, params["config"].dtype) if groups == 1 else {}
+    def on_cpu(*args, devices, **params):
+        (T, groups, B), H = args[xs].shape[:3], args[xs - 2].shape[1]
+        options = tuned(T, -(-B // devices), H, params["config"].dtype) if groups == 1 else {}
+        if devices > 1:  # the batch may be split over them, and a lane would lie on one of them
+            options = options | {"lanes": 1}
         return _grouped(partial(function, **params, **options), *layouts(**params))(*args)
 
-    def on_cuda(*args, **params):
+    def on_cuda(*args, devices, **params):
+        if devices > 1:
+            return lowered(*args, **params)
         (T, groups, B), H, config = args[xs].shape[:3], args[xs - 2].shape[1], params["config"]
         # Groups would take turns at the kernel; who asked for it by name gets that, else they run side by side.
         can = (groups == 1 or config.insist) and kernel.usable(config, B, H, back=function is backward)
@@ -407,10 +428,9 @@ def _primitive(name, function, static, layouts, avals, xs=None, tuned=None, on_g
     for platform, special in (("cpu", on_cpu), ("cuda", on_cuda)) if tuned is not None else ():
 
         def rule(ctx, *args, special=special, **params):
-            # In a program for several devices the batch may be split over them, and a lane would lie on one of them, as
-            # would the kernel.
-            alone = getattr(ctx.module_context.axis_context, "num_devices", None) == 1
-            return mlir.lower_fun(special if alone else lowered, multiple_results=True)(ctx, *args, **params)
+            devices = getattr(ctx.module_context.axis_context, "num_devices", None)
+            function = lowered if devices is None else partial(special, devices=devices)
+            return mlir.lower_fun(function, multiple_results=True)(ctx, *args, **params)
 
         mlir.register_lowering(primitive, rule, platform=platform)
     batching.primitive_batchers[primitive] = partial(_batch, primitive, layouts)
@@ -426,7 +446,7 @@ vjp_p = _primitive(
     _vjp_layouts,
     _vjp_avals,
     6,
-    lambda B, H, dtype: _tuned(B, H, dtype) | {"weights_first": H >= 768},
+    _tuned_back,
     kernel.backward,
 )
 ad.primitive_jvps[run_p] = _run_jvp
