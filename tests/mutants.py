@@ -836,9 +836,9 @@ FUSED = [
         ),
         (
             "fused-weights-first",
-            "with the weights first, the gradient of h has the rows of another sequence",
-            "lax.optimization_barrier(_product(w, lax.optimization_barrier(dz.T), config, wide)).T",
-            "lax.optimization_barrier(_product(w, lax.optimization_barrier(dz.T), config, wide)).T[::-1]",
+            "with the weights first, a sequence gets the rows of another",
+            "lax.optimization_barrier(_product(first, lax.optimization_barrier(x.T), config, wide)).T",
+            "lax.optimization_barrier(_product(first, lax.optimization_barrier(x.T), config, wide)).T[::-1]",
             "test_backends.py::test_what_is_tuned_for_a_cpu_changes_nothing",
         ),
         (
@@ -949,8 +949,8 @@ FUSED = [
         (
             "fused-dropout-forward",
             "recurrent dropout is not applied",
-            "_dot(chunks.dropped(h_before, lane), w_h, config, wide, widen)",
-            "_dot(h_before, w_h, config, wide, widen)",
+            "_times(chunks.dropped(h_before, lane), first, second, config, wide, widen)",
+            "_times(h_before, first, second, config, wide, widen)",
             property_of("h_is_dropped_for_a_sequence", "forward-lstm-fused"),
         ),
         (
@@ -963,8 +963,8 @@ FUSED = [
         (
             "fused-dropout-state",
             "the gradient of h passes units that are dropped",
-            "dh_t = chunks.dropped(_back(dz_t, held_h, h_back, config, wide, widen), lane)",
-            "dh_t = _back(dz_t, held_h, h_back, config, wide, widen)",
+            "dh_t = chunks.dropped(_times(dz_t, held_h, h_back, config, wide, widen), lane)",
+            "dh_t = _times(dz_t, held_h, h_back, config, wide, widen)",
             "test_backends.py::test_recurrent_dropout_equals_scan",
         ),
     ),
@@ -976,6 +976,20 @@ FUSED = [
             "if changed is not None:",
             "if False:",
             variant("peephole"),
+        ),
+        (
+            "fused-row-packed",
+            "a single row comes second too",
+            "1 < B <= 64 and B * H >= 2048",
+            "B <= 64 and B * H >= 2048",
+            "test_backends.py::test_a_step_is_tuned_on_a_cpu_only",
+        ),
+        (
+            "fused-few-steps",
+            "weights are transposed for a few steps",
+            "first = T >= 16 and _weights_first(B, H)",
+            "first = _weights_first(B, H)",
+            "test_backends.py::test_few_steps_are_not_worth_a_transpose",
         ),
         (
             "fused-takes-zoneout",
