@@ -88,7 +88,7 @@ def compare(options: argparse.Namespace, width: int, size: int, feeding: bool) -
     epoch = task.batches(0)
     batches = [epoch[k % len(epoch)] for k in range(options.steps)]
     net = _net(model)
-    train = {"lstmjax": _ours(task, batches), "torch": _theirs(net, batches, model.recipe)}
+    train = {"lstmjax": _ours(task, batches, None), "torch": _theirs(net, batches, model.recipe)}
     row = {"feeding": feeding, "width": width, "batch": size}
     row |= _timed("train", train, options.rounds, sum(map(task.tokens, batches)))
     params, _ = members._begin(task, task.recipe)

@@ -159,29 +159,37 @@ def tags(
     training: Sequence[tuple[Sequence[str], Sequence[str], int]],
     others: Sequence[tuple[Sequence[str], int]],
     *,
-    most: int = 200_000,
+    at_once: int = 200_000,
 ) -> list[tuple[str, ...]]:
     """The tag of each word by itself, by a perceptron of the words around it and, if there is one, of the predicate and
     how far that is. Needs the `text` extra.
 
     Args:
       training, others: as `commonest_tags`.
-      most: words to fit; sequences past them are left out.
+      at_once: words that are fitted together; of more, one such part after the other, in each of five passes.
 
     Raises:
       ImportError: scikit-learn is not installed.
     """
     sklearn = scikit_learn()
     hasher = sklearn.feature_extraction.FeatureHasher(2**18, input_type="string", alternate_sign=False)
-    fitted: list[list[str]] = []
+    parts: list[tuple[Any, list[str]]] = []
+    rows: list[list[str]] = []
     targets: list[str] = []
-    for words, given, predicate in training:
-        if len(targets) >= most:
-            break
-        fitted += _around(words, predicate)
+    for n, (words, given, predicate) in enumerate(training, start=1):
+        rows += _around(words, predicate)
         targets += given
+        if len(targets) >= at_once or n == len(training):
+            parts.append((hasher.transform(rows), targets))
+            rows, targets = [], []
     machine = sklearn.linear_model.SGDClassifier(loss="perceptron", average=True, max_iter=5, tol=None, random_state=0)
-    machine.fit(hasher.transform(fitted), targets)
+    if len(parts) == 1:
+        machine.fit(*parts[0])
+    else:
+        known = sorted({tag for _, given, _ in training for tag in given})
+        for _ in range(machine.max_iter):
+            for features, of_part in parts:
+                machine.partial_fit(features, of_part, classes=known)
     rows = [row for words, predicate in others for row in _around(words, predicate)]
     found = iter(machine.predict(hasher.transform(rows)).tolist())
     return [tuple(next(found) for _ in words) for words, _ in others]

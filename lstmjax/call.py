@@ -8,7 +8,7 @@ from lstmjax import checks, regularise
 from lstmjax.backends import dispatch, fused
 from lstmjax.cells.cell import check_state
 from lstmjax.cells.kinds import cell_of, input_size, is_layer, output_size
-from lstmjax.containers import Bidirectional, holds_pair, init_state, map_layers
+from lstmjax.containers import Bidirectional, check_directions, holds_pair, init_state, map_layers
 from lstmjax.padding import PADDINGS
 
 Array = jax.Array
@@ -62,6 +62,7 @@ def checked(
     checks.precision("precision", precision)
     if checks.flag("reverse", reverse) and holds_pair(params):
         raise ValueError("reverse should be False for params that hold a Bidirectional, which runs both ways already")
+    check_directions("params", params)
     checks.one_of("padding", padding, PADDINGS)
     if residuals is not None:
         checks.one_of("residuals", residuals, fused.RESIDUALS)

@@ -243,6 +243,7 @@ def lengths(name: str, given: Any, batch: tuple[int, ...], time: int) -> jax.Arr
         raise TypeError(f"{name} should be an array of ints of shape {batch}, got {show(given)}")
     if given.shape != batch:
         raise ValueError(f"{name} should have the batch shape {batch} of xs [T, *batch, D], got shape {given.shape}")
+    given = _holding(given)
     if is_concrete(given) and given.size:
         low, high = int(np.min(np.asarray(given))), int(np.max(np.asarray(given)))
         if low < 0 or high > time:
@@ -252,8 +253,14 @@ def lengths(name: str, given: Any, batch: tuple[int, ...], time: int) -> jax.Arr
     return jnp.clip(jnp.asarray(given), 0, time).astype(jnp.int32)
 
 
+def _holding(ints):
+    """Ints in a dtype that holds what they are compared with: a bound of 300 would be 44 in uint8."""
+    return ints.astype(np.int32) if ints.dtype.itemsize < 4 else ints
+
+
 def within(name: str, given: Any, size: int) -> None:
     """Refuse concrete ints outside [0, size)."""
+    given = _holding(given)
     if not is_concrete(given):
         value((given >= 0) & (given < size), f"{name} should lie in [0, {size})")
     elif given.size:

@@ -157,12 +157,7 @@ class _Data:
     """Records made ready for training."""
 
     def __init__(self, training, dev, recipe):
-        inside = [record for record in training if labels_of(record) != (recipe.outside,)]
-        labels = tuple(sorted({label for record in inside for label in labels_of(record)}))
-        if len(labels) < 2:
-            raise ValueError(
-                f"the training data should hold at least two labels, got {', '.join(labels) or 'no records'}"
-            )
+        inside, labels = _inside(training, recipe)
         words = dict(size=recipe.vocabulary, min_count=recipe.min_count, pieces=recipe.pieces)
         read, sequences = reader.learn((record[0] for record in inside), tokens=recipe.tokens, **words)
         recipe, known = members.known_vectors(recipe, read)
@@ -329,6 +324,15 @@ def evaluate(model: Model, records: Sequence[Record]) -> dict[str, Any]:
     }
 
 
+def check(training: Sequence[Record], test: Sequence[Record], recipe: Recipe) -> None:
+    """Refuse test records that a model of these training records could not be measured on, before it is trained.
+
+    Raises:
+      ValueError: as `evaluate`, and as `fit` for the training records.
+    """
+    _targets(Model(None, recipe, None, _inside(training, recipe)[1]), test, "the test data")  # type: ignore[arg-type]
+
+
 def measure(model: Model) -> str:
     """The key of `evaluate` that a model is compared by."""
     return "macro_f1" if model.recipe.several else "accuracy"
@@ -429,6 +433,15 @@ def _init(key, *, recipe, vocabulary, classes, words=0, layers=()):
         words=words,
     )
     return params._replace(layers=_begun(params.layers, layers))
+
+
+def _inside(training, recipe):
+    """The records that are not outside, and their labels."""
+    inside = [record for record in training if labels_of(record) != (recipe.outside,)]
+    labels = tuple(sorted({label for record in inside for label in labels_of(record)}))
+    if len(labels) < 2:
+        raise ValueError(f"the training data should hold at least two labels, got {', '.join(labels) or 'no records'}")
+    return inside, labels
 
 
 def _targets(model, records, where):

@@ -66,6 +66,17 @@ def map_layers(function: Callable[[str, Any], Any], params: Any, name: str = "pa
     return tuple(parts) if fields is None else type(params)(*parts)
 
 
+def check_directions(name: str, params: Any) -> None:
+    """Refuse a pair on the backward side of another: that side runs from the end, and a pair runs both ways."""
+    if is_layer(params):
+        return
+    if type(params) is Bidirectional and holds_pair(params.backward):
+        raise ValueError(f"{name}.backward should hold no Bidirectional: it runs from the end, and a pair both ways")
+    fields = getattr(params, "_fields", None)
+    for k, part in enumerate(params):
+        check_directions(f"{name}[{k}]" if fields is None else f"{name}.{fields[k]}", part)
+
+
 def holds_pair(params: Any) -> bool:
     """Whether any container of `params` is a pair of directions."""
     if is_layer(params):

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from lstmjax import checks
+from lstmjax import checks, varying
 
 Array = jax.Array
 
@@ -146,10 +146,16 @@ def viterbi(params: CRF, emissions: Array, lengths: Array | None = None) -> tupl
     >>> viterbi(crf, jnp.array([[3.0, 0], [0, 1], [0, 1]]))[0].tolist()
     [0, 0, 0]
     """
-    params, emissions, valid, n, batch = _problem(params, emissions, lengths)
+    *problem, batch = _problem(params, emissions, lengths)
+    tags, score = _viterbi(*problem)
+    return tags.reshape(len(tags), *batch), score.reshape(batch)
+
+
+@partial(jax.jit, inline=True)
+def _viterbi(params, emissions, valid, n):
     t, rows = valid.shape
     if t == 0:
-        return jnp.zeros((0, *batch), jnp.int32), jnp.zeros(batch, emissions.dtype)
+        return jnp.zeros((0, rows), jnp.int32), jnp.zeros(rows, emissions.dtype)
 
     def forward(best, now):
         emission, there = now
@@ -169,8 +175,9 @@ def viterbi(params: CRF, emissions: Array, lengths: Array | None = None) -> tupl
 
     more = jnp.concatenate([valid[1:], jnp.zeros((1, rows), bool)])
     steps = jnp.concatenate([first[None], rest]), valid, more
-    _, tags = jax.lax.scan(backward, jnp.full_like(n, -1), steps, reverse=True)
-    return tags.reshape(t, *batch), jnp.where(n > 0, ends.max(-1), 0).reshape(batch)
+    none = varying.over(varying.axes(steps, n), jnp.full_like(n, -1))
+    _, tags = jax.lax.scan(backward, none, steps, reverse=True)
+    return tags, jnp.where(n > 0, ends.max(-1), 0)
 
 
 def bio(labels: Sequence[str]) -> Allowed:
@@ -229,6 +236,7 @@ def _score(params, emissions, tags, valid, n):
     return jnp.where(valid, own, 0).sum(0) + pairs.sum(0) + jnp.where(n > 0, ends, 0)
 
 
+@partial(jax.jit, inline=True)  # else it would be compiled at every call outside of jit
 def _log_partition(params, emissions, valid, n):
     """log Z [N]."""
     if not len(emissions):

@@ -87,6 +87,10 @@ def split_batch(tree: Any, *, axis: int = 0, devices: Mesh | list | tuple | None
         raise TypeError(f"axis should be an int from 0 up, got {axis!r}")
     if not isinstance(devices, Mesh):
         devices = mesh(jax.local_devices() if devices is None else devices)
+    if (
+        devices.explicit_axes
+    ):  # as `jax.make_mesh` makes them; of those a program has to say at every step what lies where
+        devices = Mesh(devices.devices, devices.axis_names, axis_types=(AxisType.Auto,) * len(devices.axis_names))
     n, sharding = devices.size, NamedSharding(devices, PartitionSpec(*[None] * axis, devices.axis_names[0]))
 
     def place(path, leaf):

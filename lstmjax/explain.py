@@ -159,23 +159,25 @@ def translation(model: translate.Model, words: str) -> Explanation:
 
 def to_terminal(found: Explanation, console: Any) -> None:
     """Tables on a rich console: a word a line, its effect and the rest; and the alignment."""
+    from rich.markup import escape
     from rich.table import Table
 
-    console.print(f"{found.answer}", highlight=False)
+    console.print(found.answer, highlight=False, markup=False)
     for seen in found.texts:
-        table = Table("word", found.unit, *seen.measures)
+        table = Table("word", escape(found.unit), *map(escape, seen.measures))
         most = max(1e-9, np.abs(seen.effect).max())
         for n, word in enumerate(seen.words):
             strong = abs(seen.effect[n]) > most / 2
             style = ("bold green" if seen.effect[n] > 0 else "bold red") if strong else None
             row = [f"{seen.effect[n]:+.3f}", *(f"{rows[n]:.3f}" for rows in seen.measures.values())]
-            table.add_row(word, *row, style=style)
+            table.add_row(escape(word), *row, style=style)
         console.print(table)
     if found.alignment is not None:
         one, two = (seen.words for seen in found.texts)
         for word, row in zip(one, found.alignment, strict=True):
             best = np.argsort(-row)[:3]
-            console.print(f"{word} -> {', '.join(f'{two[n]} ({row[n]:.2f})' for n in best)}", highlight=False)
+            near = ", ".join(f"{two[n]} ({row[n]:.2f})" for n in best)
+            console.print(f"{word} -> {near}", highlight=False, markup=False)
 
 
 def to_file(found: Explanation, path: str | Path) -> None:

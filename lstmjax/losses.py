@@ -43,7 +43,9 @@ def cross_entropy(logits: Array, labels: Array, weights: Array | None = None, *,
     logits, labels = _wide(logits), jnp.asarray(labels)
     labels = labels.astype(jnp.int32) if labels.dtype.itemsize < 4 else labels  # which may not hold the classes
     targets = optax.smooth_labels(jax.nn.one_hot(labels, classes, dtype=logits.dtype), smoothing)
-    losses = optax.softmax_cross_entropy(logits, targets)
+    # A class that is ruled out, by a logit of -inf, costs nothing where nothing is asked of it.
+    costs = jnp.where(targets > 0, jax.nn.log_softmax(logits), 0)
+    losses = -(targets * costs).sum(-1)
     outside = (labels < 0) | (labels >= classes)
     return _mean(jnp.where(outside, jnp.nan, losses), weights).astype(dtype)
 

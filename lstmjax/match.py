@@ -156,6 +156,15 @@ def evaluate(model: Model, records: Sequence[Record]) -> dict[str, Any]:
     }
 
 
+def check(training: Sequence[Record], test: Sequence[Record], recipe: Recipe) -> None:
+    """Refuse test records that a model of these training records could not be measured on, before it is trained.
+
+    Raises:
+      ValueError: as `evaluate`, and as `fit` for the training records.
+    """
+    _targets(Model(None, recipe, None, *_outcomes(training, recipe)), test, "the test data")  # type: ignore[arg-type]
+
+
 def measure(model: Model) -> str:
     """The key of `evaluate` that a model is compared by."""
     return "pearson" if model.recipe.target == "score" else "accuracy"
@@ -319,10 +328,10 @@ def _targets(model, records, where):
     if not len(records):
         raise ValueError(f"{where} should hold at least one record, got none")
     if model.recipe.target == "score":
-        low, high = model.span
+        # Those past what training has seen are measured like all others.
         for first, _, score in records:
-            if not isinstance(score, int | float) or not low <= score <= high:
-                raise ValueError(f"{where} has the score {score!r}, not in [{low}, {high}] (text: {first[:60]!r})")
+            if not isinstance(score, int | float) or not math.isfinite(score):
+                raise ValueError(f"{where} has the score {score!r}, no finite number (text: {first[:60]!r})")
         return np.array([score for *_, score in records], np.float64)
     index = {label: k for k, label in enumerate(model.labels)}
     for first, _, label in records:

@@ -100,6 +100,7 @@ class File(NamedTuple):
     task: str
     data: str
     settings: dict[str, Any]  # fields of `Recipe`
+    name: str = ""  # of the file, or its path
 
     def recipe(self, **changes: Any) -> Recipe:
         """The recipe, with changes."""
@@ -140,7 +141,7 @@ def read(name: str | Path) -> File:
         if field not in Recipe._fields:
             raise ValueError(f"{name} sets {field}, which is not among task, data, {', '.join(Recipe._fields)}")
         held[field] = tuple(value) if isinstance(value, list) else value
-    return File(task, data, held)
+    return File(task, data, held, str(name))
 
 
 def checked(recipe: Recipe) -> Recipe:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from lstmjax import checks
+from lstmjax import checks, varying
 from lstmjax.layers import Linear, check_ids, init_linear, linear
 
 Array = jax.Array
@@ -236,6 +236,7 @@ def adaptive_surprisal(params: Adaptive, h: Array, targets: Array) -> Array:
 def _within(tail, rows, targets, inside):
     """-log p within a tail of the rows that are `inside`, 0 of the others."""
     n, dtype = len(rows), jnp.result_type(rows, tail.narrow, tail.words)
+    none = varying.over(varying.axes(tail, rows, targets, inside), jnp.zeros(ROWS, dtype))
     order = jnp.argsort(~inside, stable=True)  # those inside come first, so that whole blocks have none
     full = jnp.concatenate([order, jnp.full(-n % ROWS, n, order.dtype)])
 
@@ -249,7 +250,7 @@ def _within(tail, rows, targets, inside):
             found = rows.at[places].get(mode="fill", fill_value=0)
             return jnp.where(there, surprisal(found @ tail.narrow @ tail.words, held), 0)
 
-        return jax.lax.cond(there.any(), cost, lambda tail, rows: jnp.zeros(ROWS, dtype), tail, rows)
+        return jax.lax.cond(there.any(), cost, lambda tail, rows: none, tail, rows)
 
     costs = jax.lax.map(block, full.reshape(-1, ROWS)).reshape(-1)[:n]
     return jnp.zeros(n, costs.dtype).at[order].set(costs)

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lstmjax import checks
+from lstmjax import checks, varying
 
 Array = jax.Array
 
@@ -60,9 +60,14 @@ def truncated_value_and_grad(
         params, state = jax.tree.map(jnp.asarray, (params, state))
         first = jax.tree.map(lambda a: a[: min(window, time)], data)
         value, _ = jax.eval_shape(loss, params, first, state)
-        carry = (params, state, jnp.zeros((), value.dtype), jax.tree.map(jnp.zeros_like, params))
+        # Under shard_map the carry has to vary over the mesh from the start as it does later; the gradients are those
+        # of params, over whose axes they are summed.
+        names = varying.axes(params, data, state)
+        begin = varying.over(names, (state, jnp.zeros((), value.dtype)))
+        none = jax.tree.map(lambda a: varying.over(varying.axes(a), jnp.zeros_like(a)), params)
+        carry = (params, *begin, none)
         if whole:
-            windows = jax.tree.map(lambda a: a[:whole].reshape(-1, window, *a.shape[1:]), data)
+            windows = jax.tree.map(lambda a: a[:whole].reshape(whole // window, window, *a.shape[1:]), data)
             carry, _ = jax.lax.scan(of_window, carry, windows)
         if whole < time:
             carry, _ = of_window(carry, jax.tree.map(lambda a: a[whole:], data))

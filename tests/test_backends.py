@@ -382,6 +382,63 @@ def test_few_steps_are_not_worth_a_transpose():
         assert ("tensor<2048x512xf32>, tensor<512x4xf32>" in text) == first
 
 
+def test_vmap_over_sequences_has_the_chunks_of_a_batch():
+    """The number of steps in a chunk is chosen for all sequences together: else there would be one, of all steps."""
+    params = lstmjax.init_lstm(jax.random.key(0), 64, 128)
+    xs = jax.ShapeDtypeStruct((200, 64, 64), jnp.float32)
+
+    def batch(xs):
+        return lstmjax.run(params, xs, backend="fused")[1]
+
+    memory = [
+        jax.jit(run, compiler_options=QUICK).lower(xs).compile().memory_analysis().temp_size_in_bytes
+        for run in (batch, jax.vmap(batch, 1, 1))
+    ]
+    assert memory[1] < 4 * memory[0]  # it was 19 times as much
+
+
+@pytest.mark.parametrize("scale", [1, 1e-4])
+def test_one_sequence_in_float16_keeps_small_numbers(scale):
+    """Those below 6e-5, which float16 has with fewer bits."""
+    params, xs = lstmjax.init_lstm(jax.random.key(0), 3, 16), jax.random.normal(jax.random.key(1), (30, 1, 3))
+
+    def loss(params, **options):
+        return scale * lstmjax.run(params, xs, **options)[1][-1].sum()
+
+    found, want = (
+        jax.jit(jax.grad(functools.partial(loss, **options)), compiler_options=QUICK)(params).w_x
+        for options in (dict(backend="fused", compute_dtype="float16"), dict(backend="scan"))
+    )
+    assert jnp.abs(found - want).max() < 5e-3 * jnp.abs(want).max()
+
+
+def test_a_precision_for_each_operand_follows_it():
+    """Where the weights are the first operand too."""
+    params = jax.eval_shape(lambda: lstmjax.init_lstm(jax.random.key(0), 2, 512))
+    xs = jax.ShapeDtypeStruct((16, 16, 2), jnp.float32)
+    run = jax.jit(functools.partial(lstmjax.run, backend="fused", precision=("highest", "default")))
+    text = jax.export.export(run, platforms=("cpu",))(params, xs).mlir_module()
+    products = [line for line in text.splitlines() if "stablehlo.dot_general" in line]
+    of_weights = [line for line in products if "tensor<2048x512xf32>, tensor<512x" in line]
+    assert of_weights
+    assert all("precision = [DEFAULT, HIGHEST]" in line for line in of_weights)
+    assert all("precision = [HIGHEST, DEFAULT]" in line for line in products if line not in of_weights)
+
+
+def test_meshes_with_explicit_axes():
+    """`jax.make_mesh` makes them by default: `split_batch` takes the devices of one, and of other arrays scan runs."""
+    mesh = jax.make_mesh((1,), ("rows",), axis_types=(jax.sharding.AxisType.Explicit,))
+    params, xs = lstmjax.init_lstm(jax.random.key(0), 3, 4), np.ones((4, 2, 3), np.float32)
+    want = lstmjax.run(params, xs)[1]
+    split = lstmjax.split_batch(xs, axis=1, devices=mesh)
+    assert lstmjax.choose(params, split) == "fused"
+    own = jax.device_put(xs, jax.NamedSharding(mesh, jax.P(None, "rows")))
+    assert "Explicit" in lstmjax.reasons(params, own)["fused"]
+    for given in (split, own):
+        found = jax.jit(lambda xs: lstmjax.run(params, xs)[1], compiler_options=QUICK)(given)
+        np.testing.assert_allclose(found, want, rtol=1e-6)
+
+
 @pytest.mark.parametrize("residuals", ["gates", "outputs"])
 def test_nothing_is_lost_of_h_beside_half_precision_inputs(residuals):
     """bfloat16 inputs and float32 weights: what h is stored in for the gradient of w_h is float32."""

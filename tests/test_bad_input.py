@@ -509,6 +509,12 @@ OPTIONS = [
     run("reverse as string", TypeError, ("reverse", "True or False", "'yes'"), reverse="yes"),
     run("reverse as None", TypeError, ("reverse", "True or False"), reverse=None),
     run("reverse of a pair", ValueError, ("reverse", "Bidirectional"), params=pair, reverse=True),
+    run(
+        "a pair within the backward side of one",
+        ValueError,
+        ("params[0].backward", "Bidirectional", "both ways"),
+        params=(Bidirectional(params, (pair,)),),
+    ),
     run("reverse of a pair in a stack", ValueError, ("reverse", "Bidirectional"), params=(pair,), reverse=True),
     run("backend unknown", ValueError, ("backend", "'scan'", "'fused'", "'cuda'"), backend="cuda"),
     run("backend a number", ValueError, ("backend", "'scan'", "3"), backend=3),

@@ -37,6 +37,16 @@ def test_words_of_a_topic_are_near_each_other(vectors):
     assert within > (one @ two.T).max() + 0.2
 
 
+def test_tags_are_learnt_from_all_words():
+    """In parts, of which the last has what the others have not."""
+    first = [(("see", "ann"), ("O", "O"), -1)] * 20
+    last = [(("see", "bob"), ("O", "B-X"), -1)] * 20
+    whole, parts = (
+        baselines.tags(first + last, [(("see", "bob"), -1), (("see", "ann"), -1)], at_once=n) for n in (99, 10)
+    )
+    assert whole == parts == [("O", "B-X"), ("O", "O")]
+
+
 def test_the_same_seed_gives_the_same_vectors():
     sequences = [np.array([2, 3, 4, 3])] * 20
     one, two, other = (skipgram.train(sequences, 6, features=4, epochs=2, seed=seed) for seed in (1, 1, 2))

@@ -35,6 +35,7 @@ RUNS = {
     "bench_text": ("--widths 4 --batch 8 --rounds 1 --steps 1 --devices 2", (TORCH, SETS)),
     "bench_train": ("--epochs 5 --models 2 --widths 4", ()),
     "bench_translate": ("--widths 4 --batch 8 --rounds 1 --steps 1 --pairs 60", (TORCH, SETS)),
+    "bench_tuned": ("--shape 4,3,4,4 20,9,4,130 --seconds 0.05", ()),
     "profile_step": ("--shape 4,2,4,4", ()),
 }
 

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from lstmjax import __main__ as cli
-from lstmjax import classify
+from lstmjax import classify, recipe
+from lstmjax.commands import tasks
 from lstmjax.train import curves
 
 WORDS = {"up": ("good", "great", "fine", "lovely"), "down": ("bad", "poor", "awful", "dull")}
@@ -119,8 +120,39 @@ def test_bad_data_is_a_sentence_and_status_2(tmp_path, capsys, content, says):
 
 
 @pytest.mark.parametrize(
+    ("arguments", "line", "says"),
+    [
+        ([], "fine\tneutral", "the test data has the label 'neutral', which is not among down, up"),
+        (["match", "--target", "score"], "one\ttwo\tinf", "the test data has the score inf"),
+    ],
+)
+def test_test_records_are_looked_at_before_training(tmp_path, capsys, arguments, line, says):
+    training, test = tmp_path / "data.tsv", tmp_path / "test.tsv"
+    label = "{}\t{}\t{}" if arguments else "{} {}\t{}"
+    training.write_text(
+        "".join(label.format(n, n, (n % 3 if arguments else ("up", "down")[n % 2])) + "\n" for n in range(30))
+    )
+    test.write_text(line + "\n")
+    given = ["train", *arguments, "--data", str(training), "--test", str(test), "--out", str(tmp_path / "m")]
+    assert cli.main(given) == 2
+    assert says in capsys.readouterr().err
+    assert not (tmp_path / "m").exists()
+
+
+def test_recipes_of_a_set_are_named():
+    """Where just one is for it, it is taken; where there are several, none is, and all are told."""
+    assert tasks.recipe_file(None, "snips", None).name == "snips"
+    assert tasks.recipe_file("translate", "cmn_eng", None) == recipe.File("translate", "", {})
+    assert set(tasks.recipes_of("translate", "cmn_eng")) == {"en-zh", "zh-en"}
+    assert not tasks.recipes_of(None, None)
+
+
+@pytest.mark.parametrize(
     ("arguments", "says"),
     [
+        (["train", "--json", "/nonexistent/found.json"], "there is no folder /nonexistent for --json"),
+        (["train", "--sweep", "seed=0,1", "--save-every", "3"], "--save-every is for one run"),
+        (["train", "--sweep", "seed=0,1", "--patience", "3"], "--patience is for one run"),
         (["train", "--learning-rate", "-1"], "learning_rate should be a number above 0"),
         (["train", "--learning-rate", "nan"], "learning_rate should be a number above 0"),
         (["train", "--epochs", "0"], "epochs should be"),

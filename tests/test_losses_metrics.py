@@ -53,6 +53,15 @@ def test_labels_of_a_narrow_dtype_have_their_classes():
     np.testing.assert_array_equal(narrow, losses.cross_entropy(logits, jnp.array([1, 2, 255])))
 
 
+def test_a_class_that_is_ruled_out_costs_nothing():
+    """A logit of -inf, as `decoding.likeliest` makes them, where another class is asked for."""
+    logits = jnp.array([[0.0, 1.0, -jnp.inf]])
+    value, gradient = jax.value_and_grad(losses.cross_entropy)(logits, jnp.array([0]))
+    np.testing.assert_allclose(value, np.log(1 + np.e), rtol=1e-6)
+    np.testing.assert_allclose(gradient, [[-np.e / (1 + np.e), np.e / (1 + np.e), 0]], rtol=1e-6)
+    assert losses.cross_entropy(logits, jnp.array([2])) == jnp.inf
+
+
 def test_weight_zero_shuts_out_nan_in_value_and_gradient():
     logits = jnp.asarray(LOGITS, "f4").at[1].set(jnp.nan)
     value, gradient = jax.value_and_grad(losses.cross_entropy)(logits, jnp.asarray(LABELS), jnp.asarray(WEIGHTS, "f4"))

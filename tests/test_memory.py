@@ -113,6 +113,19 @@ def test_truncation_is_the_sum_of_windows(x64, way, window):
     chex.assert_trees_all_close(found, ((total, state), gradients), rtol=1e-12, atol=1e-12)
 
 
+def test_no_sequences():
+    gru, none = lstmjax.init_gru(jax.random.key(0), 3, 4), jnp.zeros((4, 0, 3))
+    assert lstmjax.run(gru, none, remat=True)[1].shape == (4, 0, 4)
+
+    def loss(params, xs, state):
+        state, ys = lstmjax.run(params, xs, state)
+        return ys.sum(), state
+
+    (value, _), gradients = lstmjax.truncated_value_and_grad(loss, 2)(gru, none, lstmjax.init_state(gru, 0))
+    assert value == 0
+    assert not gradients.w_x.any()
+
+
 def test_truncation_truncates(x64):
     """One window of all steps is the whole gradient, and windows of one step are not."""
     loss, p = windowed("lstm-scan")

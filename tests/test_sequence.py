@@ -165,6 +165,20 @@ def test_lengths_of_any_integer_kind():
         chex.assert_trees_all_equal(lstmjax.run(*p[:3], lengths=lengths), want)
 
 
+@pytest.mark.parametrize(("kind", "time", "length"), [("int8", 128, 100), ("uint8", 300, 200), ("int16", 40000, 30000)])
+def test_lengths_of_few_bits_beside_many_steps(kind, time, length):
+    """T itself would be another number in their dtype."""
+    params = lstmjax.init_rnn(jax.random.key(0), 1, 1)
+    xs, given = jnp.ones((time, 1, 1)), np.array([length], kind)
+    run = jax.jit(lambda n: lstmjax.run(params, xs, lengths=n)[1], compiler_options=QUICK)
+    want = run(given.astype(np.int32))
+    assert (want[:length] != 0).all()
+    np.testing.assert_array_equal(run(given), want)
+    np.testing.assert_array_equal(lstmjax.run(params, xs, lengths=given)[1], want)
+    checkified = jax.jit(lstmjax.checkify(lambda n: lstmjax.run(params, xs, lengths=n)[1]), compiler_options=QUICK)
+    checkified(given)[0].throw()
+
+
 @every_way
 @both_directions
 def test_a_nan_stays_in_its_sample(way, reverse):
@@ -398,6 +412,21 @@ def test_stacks_may_nest(x64):
     chex.assert_trees_all_close(((*nested_state, last), ys), lstmjax.run((a, b, c), xs), rtol=0, atol=0)
     pair = Bidirectional((a, b), (c, c))
     chex.assert_trees_all_close(lstmjax.run(pair, xs), reference.run(pair, xs), rtol=0, atol=1e-14)
+
+
+def test_a_run_outside_of_jit_is_compiled_once():
+    """Of a backend whose loop is made of a new function at every call."""
+    params = lstmjax.init_gru(jax.random.key(0), D, 7)
+    xs, compiled = np.ones((5, 2, D), np.float32), []
+    jax.block_until_ready(lstmjax.run(params, xs))
+    jax.block_until_ready(lstmjax.trace(params, xs))
+    jax.monitoring.register_event_duration_secs_listener(lambda event, *_, **__: compiled.append(event))
+    try:
+        jax.block_until_ready(lstmjax.run(params, 2 * xs))
+        jax.block_until_ready(lstmjax.trace(params, 2 * xs))
+        assert not [event for event in compiled if "backend_compile" in event]
+    finally:
+        jax.monitoring.clear_event_listeners()
 
 
 @pytest.mark.parametrize("cell", CELLS)

@@ -1,5 +1,6 @@
 """Tasks of texts from records to answers: each is learnt on data where words without their order tell nothing."""
 
+import io
 import json
 
 import chex
@@ -7,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rich.console import Console
 
 from lstmjax import baselines, classify, explain, match, members, reader, recipe
 from lstmjax.__main__ import main
@@ -218,6 +220,13 @@ def test_explanations_add_up(several, matcher, tmp_path):
         assert (tmp_path / f"pair{ending}").stat().st_size > 500
     assert "bob" in (tmp_path / "pair.html").read_text()
     assert "&lt;b&gt;" in explain.to_html(found._replace(texts=(seen._replace(words=("<b>", *seen.words[1:])),)))
+    odd = pair._replace(
+        answer="[/etc] [bold]", texts=tuple(s._replace(words=("[/a]", *s.words[1:])) for s in pair.texts)
+    )
+    explain.to_terminal(odd, console := Console(file=io.StringIO(), width=200))
+    said = console.file.getvalue()
+    assert "[/etc] [bold]" in said
+    assert said.count("[/a]") >= 3  # of both tables, and of the alignment
     with pytest.raises(ValueError, match=r"should end in \.html"):
         explain.to_file(pair, tmp_path / "pair.txt")
     with pytest.raises(ValueError, match="at least one word"):

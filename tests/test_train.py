@@ -15,7 +15,7 @@ from rich.console import Console
 import lstmjax
 from lstmjax import classify, train
 from lstmjax.batches import Batches, check_labels, check_sequences
-from lstmjax.train import feed, loop
+from lstmjax.train import curves, feed, loop
 from lstmjax.train.summary import flops
 from tests import kill
 
@@ -378,6 +378,19 @@ def test_the_log_has_each_step_once_also_after_a_new_start(tmp_path):
     steps, epochs = train.read_log(log)
     assert [line["step"] for line in steps] == [10]
     assert [line["epoch"] for line in epochs] == [1, 2, 3]
+
+
+def test_a_measure_that_is_not_finite_is_null_in_the_log(tmp_path):
+    """JSON has no NaN; and the picture leaves such points out."""
+    log, values = tmp_path / "log.jsonl", iter((0.25, float("nan"), 0.5))
+    _fit(watch=train.Watch(log=log, every=2), evaluate=lambda p: {"accuracy": next(values)}, epochs=3)
+    assert "NaN" not in log.read_text()
+    steps, epochs = train.read_log(log)
+    assert [line["accuracy"] for line in epochs] == [0.25, None, 0.5]
+    pytest.importorskip("matplotlib")
+    epochs[1]["loss"] = None
+    curves.draw({"run": (steps, epochs), "no steps": ([], epochs)}, tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").stat().st_size
 
 
 def test_one_trace_over_many_steps():

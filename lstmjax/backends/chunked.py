@@ -402,6 +402,8 @@ def _times(x, first, second, config, wide, widen):
     x = _held(x, config, wide, widen)
     if len(x) == 1:
         return _product(first, x[0], config, wide)[None]
+    if isinstance(config.precision, tuple):  # one for each operand
+        config = config._replace(precision=config.precision[::-1])
     # Behind barriers, else XLA turns the product round again.
     return lax.optimization_barrier(_product(first, lax.optimization_barrier(x.T), config, wide)).T
 

@@ -19,7 +19,7 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from lstmjax import varying
+from lstmjax import checks, varying
 from lstmjax.backends import kernel, scan
 from lstmjax.backends.chunked import Config, backward, forward
 from lstmjax.cells.lstm import LSTMParams, LSTMState, variant
@@ -33,6 +33,8 @@ def supports(params, xs, *, residuals=None, chunk=None, remat=False, noise=QUIET
     """Why fused cannot do this, or None."""
     if type(params) is not LSTMParams:
         return f"it knows LSTMParams only, not {type(params).__name__}"
+    if any(jax.typeof(a).sharding.mesh.explicit_axes for a in jax.tree.leaves((params, xs)) if checks.is_array(a)):
+        return "it knows no mesh with Explicit axes: give the mesh axis_types of AxisType.Auto"
     changed = variant(params)
     if changed is not None:
         return f"it knows the plain LSTM only, and {changed}"
@@ -94,12 +96,15 @@ def run(
     if type(remat) is int:
         chunk = remat
     residuals = residuals or ("gates" if remat is False else "outputs")
+    lean = residuals == "outputs"
     config = Config(
         reverse=reverse,
         dtype=dtype,
         # The outputs double as what the recurrent product saw, so they are stored so that nothing of it is lost.
         stored=xs.dtype if xs.dtype in (wide, dtype) else wider(dtype, xs.dtype),
-        chunk=min(T, chunk or _chunk(T, xs.size // (T * D), params.w_x, params.w_h, lean=residuals == "outputs")),
+        # Where what is kept has no part for each chunk, 0: it is chosen when the program is built, and it is known how
+        # many sequences a vmap has brought together.
+        chunk=min(T, chunk or (_chunk(T, xs.size // (T * D), params.w_x, params.w_h, True) if lean else 0)),
         residuals=residuals,
         precision=precision,
         rest=tuple(given),
@@ -167,7 +172,9 @@ def _tuned(T, B, H, dtype):
     """Options of forward for a CPU, which takes a row in bfloat16 at a third of its speed in float32. It transposes the
     weights to have them first, which takes as long as some steps save."""
     first = T >= 16 and _weights_first(B, H)
-    return {"lanes": _lanes(B, H), "weights_first": first, "widen": B == 1 and jnp.finfo(dtype).bits < 32}
+    # Not float16, whose numbers below 6e-5 are lost where it is held in a wider one.
+    widen = B == 1 and jnp.finfo(dtype).bits < 32 and jnp.finfo(dtype).nexp == jnp.finfo(jnp.float32).nexp
+    return {"lanes": _lanes(B, H), "weights_first": first, "widen": widen}
 
 
 def _tuned_back(T, B, H, dtype):
@@ -393,11 +400,22 @@ def _primitive(name, function, static, layouts, avals, xs=None, tuned=None, on_g
     on_gpu: what does the same in one kernel, where `kernel.usable`.
     """
 
+    def chosen(args, params):
+        """The params with a number of steps in a chunk."""
+        config = params["config"]
+        if config.chunk or xs is None:
+            return params
+        T, _, B = args[xs].shape[:3]
+        w_x, w_h = (jax.ShapeDtypeStruct(w.shape[1:], w.dtype) for w in args[xs - 3 : xs - 1])
+        return params | {"config": config._replace(chunk=min(T, _chunk(T, B, w_x, w_h, lean=False)))}
+
     def lowered(*args, **params):
+        params = chosen(args, params)
         return _grouped(partial(function, **params), *layouts(**params))(*args)
 
     def on_cpu(*args, devices, **params):
         (T, groups, B), H = args[xs].shape[:3], args[xs - 2].shape[1]
+        params = chosen(args, params)
         options = tuned(T, -(-B // devices), H, params["config"].dtype) if groups == 1 else {}
         if devices > 1:  # the batch may be split over them, and a lane would lie on one of them
             options = options | {"lanes": 1}
@@ -406,6 +424,7 @@ def _primitive(name, function, static, layouts, avals, xs=None, tuned=None, on_g
     def on_cuda(*args, devices, **params):
         if devices > 1:
             return lowered(*args, **params)
+        params = chosen(args, params)
         (T, groups, B), H, config = args[xs].shape[:3], args[xs - 2].shape[1], params["config"]
         # Groups would take turns at the kernel; who asked for it by name gets that, else they run side by side.
         can = (groups == 1 or config.insist) and kernel.usable(config, B, H, back=function is backward)
@@ -428,13 +447,22 @@ def _primitive(name, function, static, layouts, avals, xs=None, tuned=None, on_g
     for platform, special in (("cpu", on_cpu), ("cuda", on_cuda)) if tuned is not None else ():
 
         def rule(ctx, *args, special=special, **params):
-            devices = getattr(ctx.module_context.axis_context, "num_devices", None)
+            devices = _devices(ctx.module_context.axis_context)
             function = lowered if devices is None else partial(special, devices=devices)
             return mlir.lower_fun(function, multiple_results=True)(ctx, *args, **params)
 
         mlir.register_lowering(primitive, rule, platform=platform)
     batching.primitive_batchers[primitive] = partial(_batch, primitive, layouts)
     return primitive
+
+
+def _devices(context):
+    """How many devices a program of this context runs on, one where `shard_map` has taken each of them apart; None
+    where that is not known."""
+    manual = getattr(context, "manual_axes", None)
+    if manual:
+        return 1 if manual == frozenset(context.mesh.axis_names) else None
+    return getattr(context, "num_devices", None)
 
 
 run_p = _primitive("lstm", forward, "keep", _run_layouts, _run_avals, 3, _tuned, kernel.forward)

@@ -1,6 +1,7 @@
 """The plain `lax.scan` over a step: every cell, every device, any order of derivative. It defines what is right."""
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -19,21 +20,7 @@ def supports(params, xs, *, residuals=None, chunk=None, **_):
     return None
 
 
-def run(
-    params,
-    xs,
-    state,
-    *,
-    lengths,
-    mask,
-    reset,
-    reverse,
-    compute_dtype,
-    precision,
-    noise=QUIET,
-    remat=False,
-    **_,
-):
+def run(params, xs, state, **options):
     """A layer over time.
 
     Args:
@@ -49,6 +36,22 @@ def run(
     Returns:
       The state after the last valid step, and ys [T, *batch, H], 0 where a step is not valid.
     """
+    known = (*_OPTIONS, "remat")
+    return _run(params, xs, state, **{name: options[name] for name in known if name in options})
+
+
+def trace(params, xs, state, **options):
+    """As `run`, but what is stacked over time is (state after the step, gates), 0 at padded steps."""
+    return _trace(params, xs, state, **{name: options[name] for name in _OPTIONS if name in options})
+
+
+_OPTIONS = ("lengths", "mask", "reset", "reverse", "compute_dtype", "precision", "noise")
+_STATIC = ("reverse", "compute_dtype", "precision")
+
+
+# Jitted, since outside of jit a loop over a function that was made just now would be compiled at every call.
+@partial(jax.jit, static_argnames=(*_STATIC, "remat"), inline=True)
+def _run(params, xs, state, *, lengths, mask, reset, reverse, compute_dtype, precision, noise=QUIET, remat=False):
     cell, how = cell_of(params), How(compute_dtype, precision, noise.recurrent)
 
     def step(before, x, kept):
@@ -59,8 +62,8 @@ def run(
     return _loop(step, xs, state, lengths, mask, reset, reverse, noise, remat)
 
 
-def trace(params, xs, state, *, lengths, mask, reset, reverse, compute_dtype, precision, noise=QUIET, **_):
-    """As `run`, but what is stacked over time is (state after the step, gates), 0 at padded steps."""
+@partial(jax.jit, static_argnames=_STATIC, inline=True)
+def _trace(params, xs, state, *, lengths, mask, reset, reverse, compute_dtype, precision, noise=QUIET):
     cell, how = cell_of(params), How(compute_dtype, precision, noise.recurrent)
 
     def step(before, x, kept):
@@ -102,14 +105,14 @@ def _scan(body, carry, rows, reverse, remat):
     size = _segment(time) if remat is True else min(remat, time)
     odd = time % size  # steps that fill no segment: the last ones in the order of processing
     parts = [jax.tree.map(lambda a, part=part: a[part], rows) for part in _cut(time, odd, reverse)]
-    parts[0] = jax.tree.map(lambda a: a.reshape(-1, size, *a.shape[1:]), parts[0])
+    parts[0] = jax.tree.map(lambda a: a.reshape(time // size, size, *a.shape[1:]), parts[0])
 
     def segment(carry, rows):
         return jax.lax.scan(body, carry, rows, reverse=reverse)
 
     # Inside a loop nothing could be merged across a checkpoint, so it needs no guard against that.
     carry, ys = jax.lax.scan(jax.checkpoint(segment, prevent_cse=False), carry, parts[0], reverse=reverse)
-    ys = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), ys)
+    ys = jax.tree.map(lambda a: a.reshape(time - odd, *a.shape[2:]), ys)
     if odd:
         carry, rest = jax.checkpoint(segment)(carry, parts[1])
         ys = jax.tree.map(lambda *a: jnp.concatenate(a[::-1] if reverse else a), ys, rest)

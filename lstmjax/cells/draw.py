@@ -12,6 +12,7 @@ from lstmjax.cells.products import state_dtype
 Array = jax.Array
 
 INITS = ("glorot", "keras", "torch")
+_KEYS = 3
 
 
 def draw(
@@ -25,7 +26,7 @@ def draw(
     bias = checks.flag("bias", bias)
     outputs = hidden if outputs is None else outputs
     wide, columns = state_dtype(dtype), blocks * hidden  # LAPACK, behind orthogonal, has no half precision
-    k_x, k_h, k_b = jax.random.split(key, 3)
+    k_x, k_h, k_b = jax.random.split(key, _KEYS)
     if init == "torch":
         bound = hidden**-0.5
         w_x = jax.random.uniform(k_x, (inputs, columns), wide, -bound, bound)
@@ -40,6 +41,16 @@ def draw(
         w_h = jnp.concatenate([orthogonal(k, (outputs, width), wide) for k in jax.random.split(k_h, draws)], 1)
         b = jnp.zeros(columns, wide)
     return w_x.astype(dtype), w_h.astype(dtype), b.astype(dtype) if bias else None
+
+
+def fresh_key(key: Array, n: int) -> Array:
+    """A key that `draw` has not: what it splits `key` into are `fold_in(key, 0)` and so on."""
+    return jax.random.fold_in(key, _KEYS + n)
+
+
+def chrono_key(key: Array, init: str) -> Array:
+    """That of `chrono`: the key of the biases, where `draw` draws none."""
+    return fresh_key(key, 1) if init == "torch" else jax.random.fold_in(key, 2)
 
 
 def chrono(key: Array, b: Array | None, hidden: int, steps: Any, signs: dict[int, int]) -> Array:

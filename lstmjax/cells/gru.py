@@ -12,7 +12,7 @@ from lstmjax.activations import Activation, activation, check_activation
 from lstmjax.cells import cell
 from lstmjax.cells.cell import Cell, check_arrays, check_shape, check_square
 from lstmjax.cells.draw import chrono as draw_chrono
-from lstmjax.cells.draw import draw
+from lstmjax.cells.draw import chrono_key, draw
 from lstmjax.cells.products import biased, dot, matmul_dtype, state_dtype
 
 Array = jax.Array
@@ -101,7 +101,7 @@ def init_gru(
     form = GRUForm(reset, activations)
     w_x, w_h, b = draw(key, inputs, hidden, 3, init, bias, dtype)
     if chrono is not None:
-        b = draw_chrono(jax.random.fold_in(key, 2), b, hidden, chrono, {1: 1})
+        b = draw_chrono(chrono_key(key, init), b, hidden, chrono, {1: 1})
     params = GRUParams(w_x, w_h, b, form=None if form == PLAIN else form)
     if b is None or reset == "before":
         return params

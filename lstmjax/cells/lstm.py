@@ -16,9 +16,9 @@ from lstmjax.activations import Activation, activation, check_activation
 from lstmjax.cells import cell
 from lstmjax.cells.cell import Cell, check_arrays, check_columns, check_shape
 from lstmjax.cells.draw import chrono as draw_chrono
-from lstmjax.cells.draw import draw
+from lstmjax.cells.draw import chrono_key, draw, fresh_key
 from lstmjax.cells.norm import LayerNorm, Norm, check_norm, check_norm_shapes, init_norm, normed
-from lstmjax.cells.products import along, biased, bounded, dot, matmul_dtype
+from lstmjax.cells.products import along, biased, bounded, dot, matmul_dtype, state_dtype
 
 Array = jax.Array
 
@@ -182,12 +182,14 @@ def init_lstm(
         b = b.at[start : start + hidden].set(sign * forget_bias)
     if chrono is not None:
         signs = {names.index(gate): sign for gate, sign in (("f", 1), ("i", -1)) if gate in names}
-        b = draw_chrono(jax.random.fold_in(key, 2), b, hidden, chrono, signs)
+        b = draw_chrono(chrono_key(key, init), b, hidden, chrono, signs)
     weights = None
     if projection is not None:
-        # A key of its own that draw, which splits, does not use; 2 is that of chrono.
-        k_projection = jax.random.fold_in(key, 1)
-        weights = jax.nn.initializers.glorot_uniform()(k_projection, (hidden, projection), w_x.dtype)
+        if init == "torch":
+            bound, wide = hidden**-0.5, state_dtype(w_x.dtype)
+            weights = jax.random.uniform(fresh_key(key, 0), (hidden, projection), wide, -bound, bound).astype(w_x.dtype)
+        else:  # draw splits this key once more before it draws
+            weights = jax.nn.initializers.glorot_uniform()(jax.random.fold_in(key, 1), (hidden, projection), w_x.dtype)
     columns, dtype = w_x.shape[1], w_x.dtype
     norms = {
         None: None,

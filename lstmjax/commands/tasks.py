@@ -226,12 +226,17 @@ def recipe_file(task: str | None, data: str | None, config: str | None) -> File:
         if file.task not in TASKS:
             raise ValueError(f"{config} should name one of the tasks {', '.join(TASKS)}, got {file.task!r}")
         return file
-    found = {name: file for name, file in zip(names(), map(read, names()), strict=True) if data and file.data == data}
-    found = {name: file for name, file in found.items() if task in (None, file.task)}
+    found = recipes_of(task, data)
     if data in found or len(found) == 1:
         return found.get(data or "", next(iter(found.values())))
     tasks = {file.task for file in found.values()}
     return File(task or (tasks.pop() if len(tasks) == 1 else "classify"), "", {})
+
+
+def recipes_of(task: str | None, data: str | None) -> dict[str, File]:
+    """The recipes that come along for a set, and for this task if it is given, by name."""
+    files = {name: read(name) for name in names()} if data else {}
+    return {name: file for name, file in files.items() if file.data == data and task in (None, file.task)}
 
 
 def task_of(folder: str | Path) -> Task:

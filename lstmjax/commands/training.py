@@ -16,9 +16,10 @@ from rich.table import Table
 from lstmjax import checkpoint, classify, datasets, devices, sequences
 from lstmjax.commands import compare
 from lstmjax.commands.sets import licence
-from lstmjax.commands.tasks import TASKS, known, of_set, recipe_file
+from lstmjax.commands.tasks import TASKS, known, of_set, recipe_file, recipes_of
 from lstmjax.recipe import Recipe, checked
 from lstmjax.train import Snapshots, Watch, curves, parse_sweep
+from lstmjax.train.watch import strict
 
 SENTENCES = ("Not the disaster I feared: it works, and quietly.", "说好的三天送到，结果等了半个月，再也不买了。")
 
@@ -34,13 +35,26 @@ def train(options: argparse.Namespace) -> int:
     mesh = _mesh(options.devices)
     out = Path(options.out)
     checkpoint.check_folder(out)  # before hours are spent
+    if options.json and not Path(options.json).parent.is_dir():
+        raise ValueError(f"there is no folder {Path(options.json).parent} for --json {options.json}")
+    for flag in ("save_every", "patience") if options.sweep else ():
+        if getattr(options, flag) is not None:
+            raise ValueError(
+                f"--{flag.replace('_', '-')} is for one run: a sweep is saved after epochs, and has them all"
+            )
     # Beside the model, since a model folder holds a model and nothing else.
     run = out.with_name(f"{out.name}.run")
     run_existed = run.exists()
     checked(recipe)
     if not options.resume and any((run / "snapshots").glob("[0-9]*")):
         raise ValueError(f"{run} holds a run that was not finished: --resume goes on with it; or remove the folder")
+    if file.name:
+        console.print(f"Recipe: {file.name}", highlight=False)
+    elif others := recipes_of(options.task, data):
+        console.print(f"Recipe: none; --config takes one of those for this set: {', '.join(others)}", highlight=False)
     training, dev, test = _records(console, options, task, data, recipe)
+    if hasattr(task.module, "check"):
+        task.module.check(training, test, recipe)
     what = "characters" if isinstance(training, str) else "records"
     console.print(f"train {len(training):,}, dev {len(dev):,}, test {len(test):,} {what}", highlight=False)
     began = time.perf_counter()
@@ -179,8 +193,8 @@ def _compare(console, options, task, model, training: Sequence, dev: Sequence, t
         table.add_row(name, f"{value:.4f}")
     console.print(table)
     if options.json:
-        kept = {name: value for name, value in found.items() if isinstance(value, int | float)}
-        line = {"recipe": model.recipe._asdict(), "seconds": seconds, "test": kept, "baselines": rows}
+        kept = strict({name: value for name, value in found.items() if isinstance(value, int | float)})
+        line = {"recipe": model.recipe._asdict(), "seconds": seconds, "test": kept, "baselines": strict(rows)}
         Path(options.json).write_text(json.dumps(line, ensure_ascii=False, indent=1), encoding="utf-8")
 
 

@@ -18,7 +18,8 @@ from lstmjax.text import treebank_words
 
 
 def predict(options: argparse.Namespace) -> int:
-    """Label texts given as arguments, or line by line from standard input: `label TAB probability TAB text`. Pairs are
+    """Label texts given as arguments, or line by line from standard input: `label TAB probability TAB text`, where the
+    probability of a text that is outside is that of the likeliest class. Pairs are
     two arguments, or lines of text TAB text; pairs with scores give `score TAB text TAB text`. Spans are given as
     `label=words TAB ... TAB text`; of a language model `nats TAB text`, what the text costs it."""
     task = task_of(options.model)

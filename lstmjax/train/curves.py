@@ -28,10 +28,10 @@ def draw(runs: dict[str, tuple[list[dict], list[dict]]], path: str | os.PathLike
     figure = Figure(figsize=(5 * (1 + len(measures)), 4))
     panels = figure.subplots(1, 1 + len(measures), squeeze=False)
     for name, (steps, epochs) in runs.items():
-        lines = steps or epochs
+        lines = [line for line in steps or epochs if line["loss"] is not None]
         panels[0, 0].plot([line["step"] for line in lines], [line["loss"] for line in lines], label=name)
         for panel, measure in zip(panels[0, 1:], measures, strict=True):
-            points = [(line["epoch"], line[measure]) for line in epochs if measure in line]
+            points = [(line["epoch"], line[measure]) for line in epochs if line.get(measure) is not None]
             panel.plot(*zip(*points, strict=True) if points else ([], []), marker=".", label=name)
     for panel, measure in zip(panels[0], ["loss", *measures], strict=True):
         panel.set(xlabel="step" if measure == "loss" else "epoch", title=measure.replace("_", " "))

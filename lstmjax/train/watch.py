@@ -1,6 +1,7 @@
 """What a run shows while it runs: bars or lines on a console, a log in JSON lines, TensorBoard."""
 
 import json
+import math
 import os
 import time
 from pathlib import Path
@@ -123,12 +124,24 @@ class Watch:
     def _write(self, line, step):
         if self.log is not None:
             with open(self.log, "a", encoding="utf-8") as file:
-                file.write(json.dumps({"time": round(time.time(), 3), **line}, ensure_ascii=False) + "\n")
+                told = {"time": round(time.time(), 3), **strict(line)}
+                file.write(json.dumps(told, ensure_ascii=False, allow_nan=False) + "\n")
         if self._board is not None:
             for name, value in line.items():
                 if isinstance(value, int | float) and name not in ("step", "epoch", "end_of_epoch", "best", "time"):
                     place = "epoch" if "end_of_epoch" in line else "step"
                     self._board.add_scalar(f"{place}/{name}", value, step)
+
+
+def strict(record: dict[str, Any]) -> dict[str, Any]:
+    """A record with None for numbers that are not finite, which JSON has no word for.
+
+    >>> strict({"step": 3, "loss": float("nan")})
+    {'step': 3, 'loss': None}
+    """
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in record.items()
+    }
 
 
 def read_log(path: str | os.PathLike) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
