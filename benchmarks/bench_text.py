@@ -13,6 +13,7 @@ import json
 import statistics
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import jax
@@ -40,6 +41,8 @@ def main() -> int:
     parser.add_argument("--devices", type=int, default=1, help="CPU devices to split batches over too (default: 1)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
     options = parser.parse_args()
+    if find_spec("torch") is None:
+        parser.error("PyTorch is what it compares with: pip install -e '.[rivals]'")
     import torch
 
     jax.config.update("jax_num_cpu_devices", options.devices)

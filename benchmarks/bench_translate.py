@@ -16,6 +16,7 @@ import math
 import statistics
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import jax
@@ -45,6 +46,8 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, nargs="*", default=[0], help="of --quality (default: 0)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
     options = parser.parse_args()
+    if find_spec("torch") is None:
+        parser.error("PyTorch is what it compares with: pip install -e '.[rivals]'")
     import torch
 
     torch.set_num_threads(timing.threads())

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from lstmjax.commands import sets, training, using
 from lstmjax.commands.tasks import TASKS
-from lstmjax.recipe import Recipe, names
+from lstmjax.recipe import ABOUT, Recipe, names
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -61,14 +61,17 @@ def _parser():
     command.add_argument("--tensorboard", metavar="DIR", help="write TensorBoard's files too")
     command.add_argument("--baselines", action="store_true", help="fit all linear baselines, not the quickest alone")
     command.add_argument("--json", metavar="FILE", help="write what was measured on the test records")
+    group = command.add_argument_group(
+        "recipe", "What is not given is as the recipe of the set or of --config says, else as the task begins with it."
+    )
     for name, default in Recipe()._asdict().items():
-        flag = "--" + name.replace("_", "-")
+        flag, about = "--" + name.replace("_", "-"), f"{ABOUT[name]} ({_defaults(name)})".replace("%", "%%")
         if isinstance(default, bool):
-            command.add_argument(flag, action=argparse.BooleanOptionalAction, help=f"(default: {default})")
+            group.add_argument(flag, action=argparse.BooleanOptionalAction, help=about)
         elif isinstance(default, tuple):
-            command.add_argument(flag, type=_widths, metavar="H,...", help=f"(default: {','.join(map(str, default))})")
+            group.add_argument(flag, type=_widths, metavar="H,...", help=about)
         else:
-            command.add_argument(flag, type=type(default), metavar=type(default).__name__, help=f"(default: {default})")
+            group.add_argument(flag, type=type(default), metavar=type(default).__name__, help=about)
 
     command = commands.add_parser("predict", help="label texts, or pairs of texts")
     command.set_defaults(run=using.predict)
@@ -141,6 +144,21 @@ def _parser():
     command.add_argument("run_folders", nargs="+", metavar="RUN", help="folder of a model, of its run, or a log")
     command.add_argument("--out", metavar="FILE", default="curves.png", help="(default: %(default)s)")
     return parser
+
+
+def _defaults(name):
+    """What a field is where nobody says it, and in which tasks it is something else."""
+    plain = getattr(Recipe(), name)
+    others: dict[str, list[str]] = {}
+    for task, about in TASKS.items():
+        value = getattr(about.recipe, name)
+        if value != plain:
+            others.setdefault(_shown(value), []).append(task)
+    return "; ".join([f"default: {_shown(plain)}", *(f"{', '.join(of)}: {value}" for value, of in others.items())])
+
+
+def _shown(value):
+    return (",".join(map(str, value)) if isinstance(value, tuple) else str(value)) or "none"
 
 
 def _widths(given):

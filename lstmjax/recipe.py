@@ -3,7 +3,7 @@
 import tomllib
 from importlib import resources
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, get_type_hints
 
 from lstmjax import checks
 from lstmjax.models import attend, classifier, encoder, matcher
@@ -13,79 +13,96 @@ from lstmjax.reader import TOKENS
 class Recipe(NamedTuple):
     """Everything that decides a training run, beside the data."""
 
-    members: int = 5  # models trained side by side by vmap, whose probabilities are averaged
-    tokens: str = "words"  # or another of `reader.TOKENS`
-    vocabulary: int = 20000
-    min_count: int = 1
-    pieces: int = 0  # ids that pieces of words are hashed to (`reader.Reader`); 0: words only
-    cell: str = "lstm"
-    embedding: int = 64  # features of a word; with vectors, their width
-    vectors: str = ""  # file of word vectors to begin with (`vectors.read`)
-    tune_vectors: bool = True  # False: the words that were in that file keep their vectors
-    hidden: tuple[int, ...] = (64,)
-    bidirectional: bool = True  # tag, roles: False is one direction in each layer, the second backward, and so on
-    pooling: str = "mean"  # or several with + between, as in `encoder.Options`
-    linear_part: bool = False  # classify, match: logits are the mean with those of a logistic regression of words
-    several: bool = False  # classify: whether a text may have several labels, or none
-    outside: str = ""  # classify: the label of texts that belong to no class, told by a threshold
-    balance: float = 0.0  # classify: a class of n texts weighs n**-balance; 0: every text weighs the same
-    target: str = "label"  # match: or "score"
-    head: str = "align"  # match: one of `matcher.HEADS`
-    width: int = 64  # match: units of the head
-    overlap: bool = False  # match: whether a word says if it stands in the other text too
-    highway: bool = False  # tag, roles: whether each layer has a way round it
-    reach: int = 0  # roles: how many words from the predicate words are told apart; 0: there are no predicates
-    above: tuple[int, ...] = (64,)  # roles: units of each layer that reads a sentence once more for every predicate
-    steps: int = 100  # sequence: T of adding and copy
-    drawn: int = 10000  # sequence: how many of these make an epoch
-    chunk: int = 1  # sequence: pixels that are read at a step
-    permute: int = 0  # sequence: seed of an order of the pixels, the same for all pictures; 0: as they stand
-    transpose: int = 0  # sequence: semitones that a piece is moved by at most, up or down, in training
-    standardise: bool = False  # sequence: whether features are brought to a mean of 0 and a deviation of 1
-    input_gain: float = 1.0  # sequence: what the weights of the inputs are multiplied by at init
-    forget_bias: float = 1.0  # sequence: of an LSTM at init
-    chrono: int = 0  # sequence: the longest lag to be bridged (`init_lstm`); 0: the forget bias
-    dropout: float = 0.5
-    variational: bool = False  # dropout of the same features at every step of a text
-    recurrent: float = 0.0  # dropout of h where it meets its weights
-    word_dropout: float = 0.1
-    smoothing: float = 0.0  # classify, match, translate, sequence: of the labels
-    learning_rate: float = 2e-3
-    weight_decay: float = 1e-2
-    clip: float = 1.0  # global norm of the gradient
-    average: float = 0.0  # of a running mean of the weights, that is used in their place; 0: none
-    batch_size: int = 32
-    buckets: int = 4
-    epochs: int = 30
-    patience: int = 6
-    best: str = "measure"  # which epoch is kept: of the best measure on dev, or of the least "loss"
-    seed: int = 0  # of the weights and of dropout
-    order: int = 0  # seed of the order of batches
-    reverse: bool = False  # translate: from the second language of the data into the first
-    shared: bool = False  # translate: one vocabulary, and one table of vectors, for both languages
-    target_tokens: str = ""  # translate: tokens of the target; "": as `tokens`
-    target_vocabulary: int = 0  # translate: vocabulary of the target; 0: as `vocabulary`
-    decoder: tuple[int, ...] = (64,)  # translate: units of each layer of the decoder
-    attention: str = "general"  # translate: one of `attend.ATTENTIONS`
-    feeding: bool = True  # translate: input feeding
-    lexical: bool = False  # translate: a lexical part, as in `seq2seq.init`
-    tied: bool = True  # translate, language: whether the weights of the softmax are the embedding
-    sampling: float = 0.0  # translate: share of tokens put in that are the model's own in training
-    beam: int = 5  # translate: width of the search; 1 is greedy
-    length_penalty: float = 1.0  # translate: of the search (`decoding.beam`)
-    coverage: float = 0.0  # translate: weight of `decoding.coverage` in the search
-    bleu: str = "13a"  # translate: how sacrebleu cuts words; "none" for texts that are cut, "zh", "char"
-    optimizer: str = "adamw"  # whose rate rises and falls; or "sgd", without momentum and at one rate
-    average_after: int = 0  # NT-ASGD: the mean of the weights, once dev was not better for so many epochs; 0: none
-    pretrained: str = ""  # classify: folder of a language model, whose words and first layers are begun with
-    bptt: int = 70  # language: steps of a window, within which gradients go back
-    random_bptt: bool = False  # language: whether windows have random lengths, about that
-    samples: int = 0  # language: words that stand for all others in training; 0: all
-    cutoffs: tuple[int, ...] = ()  # language: of an adaptive softmax; none: a plain one
-    weight_dropout: float = 0.0  # language: dropout of the weights of h
-    ar: float = 0.0  # language: what large outputs cost
-    tar: float = 0.0  # language: what outputs that change fast cost
+    members: Annotated[int, "models trained side by side by vmap, whose probabilities are averaged"] = 5
+    tokens: Annotated[str, f"what texts are cut into: one of {', '.join(TOKENS)}"] = "words"
+    vocabulary: Annotated[int, "most tokens that have a number of their own"] = 20000
+    min_count: Annotated[int, "how often a token stands in the training data at least to have one"] = 1
+    pieces: Annotated[int, "ids that pieces of words are hashed to (reader.Reader); 0: words only"] = 0
+    cell: Annotated[str, f"of the layers: one of {', '.join(encoder.CELLS)}"] = "lstm"
+    embedding: Annotated[int, "features of a word; with vectors, their width"] = 64
+    vectors: Annotated[str, "file of word vectors to begin with (vectors.read)"] = ""
+    tune_vectors: Annotated[bool, "False: the words that were in that file keep their vectors"] = True
+    hidden: Annotated[tuple[int, ...], "units of each layer"] = (64,)
+    bidirectional: Annotated[
+        bool, "tag, roles: False is one direction in each layer, the second backward, and so on"
+    ] = True
+    pooling: Annotated[
+        str, f"what becomes of the outputs over time: {', '.join(encoder.POOLINGS)}, or several with + between"
+    ] = "mean"
+    linear_part: Annotated[
+        bool, "classify, match: logits are the mean with those of a logistic regression of words"
+    ] = False
+    several: Annotated[bool, "classify: whether a text may have several labels, or none"] = False
+    outside: Annotated[str, "classify: the label of texts that belong to no class, told by a threshold"] = ""
+    balance: Annotated[float, "classify: a class of n texts weighs n**-balance; 0: every text weighs the same"] = 0.0
+    target: Annotated[str, "match: what is learnt of a pair: label or score"] = "label"
+    head: Annotated[str, f"match: how two texts are compared: one of {', '.join(matcher.HEADS)}"] = "align"
+    width: Annotated[int, "match: units of the head"] = 64
+    overlap: Annotated[bool, "match: whether a word says if it stands in the other text too"] = False
+    highway: Annotated[bool, "tag, roles: whether each layer has a way round it"] = False
+    reach: Annotated[
+        int, "roles: how many words from the predicate words are told apart; 0: there are no predicates"
+    ] = 0
+    above: Annotated[
+        tuple[int, ...], "roles: units of each layer that reads a sentence once more for every predicate"
+    ] = (64,)
+    steps: Annotated[int, "sequence: T of adding and copy"] = 100
+    drawn: Annotated[int, "sequence: how many of these make an epoch"] = 10000
+    chunk: Annotated[int, "sequence: pixels that are read at a step"] = 1
+    permute: Annotated[int, "sequence: seed of an order of the pixels, the same for all pictures; 0: as they stand"] = 0
+    transpose: Annotated[int, "sequence: semitones that a piece is moved by at most, up or down, in training"] = 0
+    standardise: Annotated[bool, "sequence: whether features are brought to a mean of 0 and a deviation of 1"] = False
+    input_gain: Annotated[float, "sequence: what the weights of the inputs are multiplied by at init"] = 1.0
+    forget_bias: Annotated[float, "sequence: of an LSTM at init"] = 1.0
+    chrono: Annotated[int, "sequence: the longest lag to be bridged (init_lstm); 0: the forget bias"] = 0
+    dropout: Annotated[float, "of the features between layers, and before the last"] = 0.5
+    variational: Annotated[bool, "dropout of the same features at every step of a text"] = False
+    recurrent: Annotated[float, "dropout of h where it meets its weights"] = 0.0
+    word_dropout: Annotated[float, "of whole words"] = 0.1
+    smoothing: Annotated[float, "classify, match, translate, sequence: of the labels"] = 0.0
+    learning_rate: Annotated[float, "the highest, after a rise and before it falls"] = 2e-3
+    weight_decay: Annotated[float, "of AdamW"] = 1e-2
+    clip: Annotated[float, "of the global norm of the gradient"] = 1.0
+    average: Annotated[float, "of a running mean of the weights, that is used in their place; 0: none"] = 0.0
+    batch_size: Annotated[int, "records in a batch"] = 32
+    buckets: Annotated[int, "lengths that records are padded to: a program is compiled for each"] = 4
+    epochs: Annotated[int, "passes over the training data at most"] = 30
+    patience: Annotated[int, "epochs without a better one on dev, after which training ends"] = 6
+    best: Annotated[str, "which epoch is kept: of the best measure on dev, or of the least 'loss'"] = "measure"
+    seed: Annotated[int, "of the weights and of dropout"] = 0
+    order: Annotated[int, "seed of the order of batches"] = 0
+    reverse: Annotated[bool, "translate: from the second language of the data into the first"] = False
+    shared: Annotated[bool, "translate: one vocabulary, and one table of vectors, for both languages"] = False
+    target_tokens: Annotated[str, "translate: tokens of the target; '': as tokens"] = ""
+    target_vocabulary: Annotated[int, "translate: vocabulary of the target; 0: as vocabulary"] = 0
+    decoder: Annotated[tuple[int, ...], "translate: units of each layer of the decoder"] = (64,)
+    attention: Annotated[str, f"translate: one of {', '.join(attend.ATTENTIONS)}"] = "general"
+    feeding: Annotated[bool, "translate: input feeding"] = True
+    lexical: Annotated[bool, "translate: a lexical part, as in seq2seq.init"] = False
+    tied: Annotated[bool, "translate, language: whether the weights of the softmax are the embedding"] = True
+    sampling: Annotated[float, "translate: share of tokens put in that are the model's own in training"] = 0.0
+    beam: Annotated[int, "translate: width of the search; 1 is greedy"] = 5
+    length_penalty: Annotated[float, "translate: of the search (decoding.beam)"] = 1.0
+    coverage: Annotated[float, "translate: weight of decoding.coverage in the search"] = 0.0
+    bleu: Annotated[str, "translate: how sacrebleu cuts words; 'none' for texts that are cut, 'zh', 'char'"] = "13a"
+    optimizer: Annotated[str, "adamw, whose rate rises and falls; or sgd, without momentum and at one rate"] = "adamw"
+    average_after: Annotated[
+        int, "NT-ASGD: the mean of the weights, once dev was not better for so many epochs; 0: none"
+    ] = 0
+    pretrained: Annotated[str, "classify: folder of a language model, whose words and first layers are begun with"] = ""
+    bptt: Annotated[int, "language: steps of a window, within which gradients go back"] = 70
+    random_bptt: Annotated[bool, "language: whether windows have random lengths, about that"] = False
+    samples: Annotated[int, "language: words that stand for all others in training; 0: all"] = 0
+    cutoffs: Annotated[tuple[int, ...], "language: of an adaptive softmax; none: a plain one"] = ()
+    weight_dropout: Annotated[float, "language: dropout of the weights of h"] = 0.0
+    ar: Annotated[float, "language: what large outputs cost"] = 0.0
+    tar: Annotated[float, "language: what outputs that change fast cost"] = 0.0
 
+
+# What each field is, for the help of the command line.
+ABOUT: dict[str, str] = {
+    name: hint.__metadata__[0] for name, hint in get_type_hints(Recipe, include_extras=True).items()
+}
 
 # What a sweep may vary, by the names of the command line: numbers that change no shape.
 SWEPT = ("learning_rate", "weight_decay", "clip", "dropout", "recurrent", "word_dropout", "smoothing", "seed")

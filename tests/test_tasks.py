@@ -324,6 +324,16 @@ def test_every_recipe_that_comes_along_makes_sense():
         assert file.recipe().members >= 1
 
 
+def test_the_help_says_what_each_field_is(capsys):
+    """And where a task begins with something else."""
+    assert recipe.ABOUT.keys() == set(Recipe._fields)
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "most tokens that have a number of their own (default: 20000; translate: 4000; language: 50000)" in said
+    assert "--bleu str" in said
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [
