@@ -744,6 +744,13 @@ FUSED = [
     *of(
         "backends/chunked.py",
         (
+            "fused-precisions",
+            "with the weights first, each operand has the precision of the other",
+            "config = config._replace(precision=config.precision[::-1])",
+            "pass",
+            "test_backends.py::test_a_precision_for_each_operand_follows_it",
+        ),
+        (
             "fused-bias-gradient",
             "the gradient of the bias is that of one sample",
             "dz_own.astype(wide).sum((0, 1))",
@@ -970,6 +977,20 @@ FUSED = [
     ),
     *of(
         "backends/fused.py",
+        (
+            "fused-half-row",
+            "a row in float16 loses small numbers",
+            "and jnp.finfo(dtype).nexp == jnp.finfo(jnp.float32).nexp",
+            "",
+            "test_backends.py::test_one_sequence_in_float16_keeps_small_numbers",
+        ),
+        (
+            "fused-vmap-chunks",
+            "a vmap over sequences has the chunks of one of them",
+            "(_chunk(T, xs.size // (T * D), params.w_x, params.w_h, True) if lean else 0)",
+            "_chunk(T, xs.size // (T * D), params.w_x, params.w_h, lean)",
+            "test_backends.py::test_vmap_over_sequences_has_the_chunks_of_a_batch",
+        ),
         (
             "fused-takes-variants",
             "fused takes LSTMs that it does not know",
@@ -1222,6 +1243,13 @@ AT_THE_DOOR = [
     *of(
         "checks.py",
         (
+            "ints-narrow",
+            "T is another number in the dtype of lengths",
+            "return ints.astype(np.int32) if ints.dtype.itemsize < 4 else ints",
+            "return ints",
+            "test_sequence.py::test_lengths_of_few_bits_beside_many_steps",
+        ),
+        (
             "lengths-above",
             "a length above T is accepted",
             "if low < 0 or high > time:",
@@ -1297,6 +1325,13 @@ AT_THE_DOOR = [
     *of(
         "call.py",
         (
+            "pair-in-backward",
+            "a pair on the backward side of another runs from the end twice",
+            '    check_directions("params", params)\n',
+            "",
+            refused("run: a pair within the backward side of one"),
+        ),
+        (
             "mask-and-lengths",
             "mask and lengths are accepted together",
             "if lengths is not None and mask is not None:",
@@ -1313,6 +1348,13 @@ AT_THE_DOOR = [
     ),
     *of(
         "losses.py",
+        (
+            "class-ruled-out",
+            "a class that is ruled out makes NaN of the others",
+            "costs = jnp.where(targets > 0, jax.nn.log_softmax(logits), 0)",
+            "costs = jax.nn.log_softmax(logits)",
+            losses("test_a_class_that_is_ruled_out_costs_nothing"),
+        ),
         (
             "label-outside",
             "a label out of range costs nothing under tracing",
