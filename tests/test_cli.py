@@ -1,5 +1,7 @@
 """The command line, as a person uses it."""
 
+import contextlib
+import io
 import json
 import os
 import pty
@@ -12,7 +14,7 @@ import pytest
 
 from lstmjax import __main__ as cli
 from lstmjax import classify, recipe
-from lstmjax.commands import tasks
+from lstmjax.commands import tasks, using
 from lstmjax.train import curves
 
 WORDS = {"up": ("good", "great", "fine", "lovely"), "down": ("bad", "poor", "awful", "dull")}
@@ -72,6 +74,17 @@ def test_predict_from_arguments_and_from_standard_input(model, capsys, monkeypat
         monkeypatch.setattr(sys, "stdin", stdin)
         assert cli.main(["predict", "--model", str(model)]) == 0
     assert capsys.readouterr().out == first
+
+
+def test_predict_answers_as_lines_come(model, capsys, monkeypatch):
+    """So that what cannot be read takes nothing away from the lines before it."""
+    monkeypatch.setattr(using, "AT_ONCE", 2)
+    lines = b"it was great\nit was awful\nit was great\ncaf\xe9\n"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines)))
+    assert cli.main(["predict", "--model", str(model)]) == 2
+    said = capsys.readouterr()
+    assert [line.split("\t")[0] for line in said.out.splitlines()] == ["up", "down", "up"]
+    assert "line 4, is not UTF-8" in said.err
 
 
 def test_evaluate(model, data, capsys):
@@ -317,8 +330,10 @@ def test_a_reader_that_has_enough_is_no_error(model):
     command = [sys.executable, "-m", "lstmjax", "predict", "--model", str(model)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     process.stdout.close()
-    process.stdin.write(b"it was good indeed\n" * 9999)
-    process.stdin.close()
+    with contextlib.suppress(BrokenPipeError):  # it may have ended before it has read all
+        process.stdin.write(b"it was good indeed\n" * 9999)
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.close()
     assert process.wait(timeout=120) == 141
     assert process.stderr.read() == b""
     process.stderr.close()

@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -16,47 +17,53 @@ from lstmjax.commands.tasks import known, of_set, task_of
 from lstmjax.reader import lines_of
 from lstmjax.text import treebank_words
 
+AT_ONCE = 1024  # lines of standard input that are answered together; on a terminal each by itself
+
 
 def predict(options: argparse.Namespace) -> int:
     """Label texts given as arguments, or line by line from standard input: `label TAB probability TAB text`, where the
-    probability of a text that is outside is that of the likeliest class. Pairs are
-    two arguments, or lines of text TAB text; pairs with scores give `score TAB text TAB text`. Spans are given as
-    `label=words TAB ... TAB text`; of a language model `nats TAB text`, what the text costs it."""
+    probability of a text that is outside is that of the likeliest class. Pairs are two arguments, or lines of text TAB
+    text; pairs with scores give `score TAB text TAB text`. Spans are given as `label=words TAB ... TAB text`; of a
+    language model `nats TAB text`, what the text costs it."""
     task = task_of(options.model)
     if task.module is translate:
         raise ValueError(f"{options.model} holds a translator: python -m lstmjax translate --model {options.model}")
     if task.module is sequences:
         raise ValueError(f"{options.model} is a model of sequences, not of texts: predict is not for it, evaluate is")
     model = task.module.load(options.model)
-    lines = [line for line in _lines() if line.strip()] if not options.text else []
-    if task.module is tag:
-        if model.recipe.reach:
-            raise ValueError(f"{options.model} is a model of roles: use the command roles")
-        texts = options.text or lines
-        cut = [words.split() for words in texts]
-        for words, said, tags in zip(texts, cut, tag.predict(model, cut), strict=True):
-            print(*(_named(one, said) for one in spans.spans_of(tags)), words, sep="\t")
-        return 0
+    if task.module is tag and model.recipe.reach:
+        raise ValueError(f"{options.model} is a model of roles: use the command roles")
+    given: Iterable = options.text or (line for line in _lines() if line.strip())
     if task.module is match:
-        pairs = _pairs(options.text, lines)
-        found = match.predict(model, pairs)
-        for pair, row, said in zip(pairs, found, match.decide(model, found), strict=True):
-            head = f"{said:.4f}" if isinstance(said, float) else f"{said}\t{row.max():.4f}"
-            print(head, *pair, sep="\t")
-        return 0
-    texts = options.text or lines
-    if task.module is language:
-        for words, nats in zip(texts, language.score(model, texts), strict=True):
-            print(f"{nats:.4f}", words, sep="\t")
-        return 0
-    found = classify.predict(model, texts)
-    for words, row, labels in zip(texts, found, classify.decide(model, found), strict=True):
-        if model.recipe.several:
-            chosen = [f"{label}={row[model.labels.index(label)]:.4f}" for label in labels]
-            print(",".join(chosen) or "none", words, sep="\t")
-        else:
-            print(labels[0], f"{row.max():.4f}", words, sep="\t")
+        given = _pairs(options.text, given)
+    for batch in _in_batches(given, _at_once(options.text, AT_ONCE)):
+        for answer in _answers(task.module, model, batch):
+            print(*answer, sep="\t")
+        sys.stdout.flush()
     return 0
+
+
+def _answers(module, model, batch):
+    """What is printed of each text or pair, in columns."""
+    if module is tag:
+        cut = [words.split() for words in batch]
+        for words, said, tags in zip(batch, cut, tag.predict(model, cut), strict=True):
+            yield *(_named(one, said) for one in spans.spans_of(tags)), words
+    elif module is match:
+        found = match.predict(model, batch)
+        for pair, row, said in zip(batch, found, match.decide(model, found), strict=True):
+            yield *((f"{said:.4f}",) if isinstance(said, float) else (said, f"{row.max():.4f}")), *pair
+    elif module is language:
+        for words, nats in zip(batch, language.score(model, batch), strict=True):
+            yield f"{nats:.4f}", words
+    else:
+        found = classify.predict(model, batch)
+        for words, row, labels in zip(batch, found, classify.decide(model, found), strict=True):
+            if model.recipe.several:
+                chosen = [f"{label}={row[model.labels.index(label)]:.4f}" for label in labels]
+                yield ",".join(chosen) or "none", words
+            else:
+                yield labels[0], f"{row.max():.4f}", words
 
 
 def roles(options: argparse.Namespace) -> int:
@@ -66,16 +73,17 @@ def roles(options: argparse.Namespace) -> int:
     model = task.module.load(options.model)
     if task.module is not tag or not model.recipe.reach:
         raise ValueError(f"{options.model} is no model of roles: roles needs one of the task roles")
-    texts = options.text or list(_lines())
-    cut = [words.split() if options.cut else treebank_words(words) for words in texts]
-    for words, found in zip(cut, tag.roles(model, cut), strict=True):
-        if options.json:
-            of = ({"predicate": one.predicate, "roles": [role._asdict() for role in one.roles]} for one in found)
-            print(json.dumps({"words": words, "frames": list(of)}, ensure_ascii=False))
-            continue
-        for one in found:
-            print(words[one.predicate], *(_named(role, words) for role in one.roles), sep="\t")
-        print()
+    for batch in _in_batches(options.text or _lines(), _at_once(options.text, AT_ONCE)):
+        cut = [words.split() if options.cut else treebank_words(words) for words in batch]
+        for words, found in zip(cut, tag.roles(model, cut), strict=True):
+            if options.json:
+                of = ({"predicate": one.predicate, "roles": [role._asdict() for role in one.roles]} for one in found)
+                print(json.dumps({"words": words, "frames": list(of)}, ensure_ascii=False))
+                continue
+            for one in found:
+                print(words[one.predicate], *(_named(role, words) for role in one.roles), sep="\t")
+            print()
+        sys.stdout.flush()
     return 0
 
 
@@ -90,11 +98,10 @@ def translations(options: argparse.Namespace) -> int:
     if task_of(options.model).module is not translate:
         raise ValueError(f"{options.model} is no translator: translate needs a model of the task translate")
     model = translate.load(options.model)
-    lines = iter(options.text or _lines())
-    size = translate.AT_ONCE if options.text or not sys.stdin.isatty() else 1
+    size = _at_once(options.text, translate.AT_ONCE)
     how = {"width": options.beam, "length_penalty": options.length_penalty, "coverage": options.coverage}
     how["longest"] = options.longest
-    for batch in _in_batches(lines, size):
+    for batch in _in_batches(options.text or _lines(), size):
         print(*translate.translate(model, batch, **how), sep="\n", flush=True)
     return 0
 
@@ -109,9 +116,14 @@ def _lines():
         yield words.rstrip("\r\n")
 
 
+def _at_once(given, size):
+    """How many lines are answered together: who types them waits for each answer."""
+    return size if given or not sys.stdin.isatty() else 1
+
+
 def _in_batches(lines, size):
     """So many lines at a time; those before one that cannot be read are not lost."""
-    batch: list[str] = []
+    batch: list = []
     try:
         for line in lines:
             batch.append(line)
@@ -209,12 +221,14 @@ def _cache(given):
 
 
 def _pairs(given, lines):
+    """Pairs of the texts given, or of lines."""
     if given:
         if len(given) % 2:
             raise ValueError(f"pairs are two texts each, got {len(given)} texts")
-        return list(zip(given[::2], given[1::2], strict=True))
-    pairs = [tuple(line.split("\t")) for line in lines]
-    for pair in pairs:
+        yield from zip(given[::2], given[1::2], strict=True)
+        return
+    for line in lines:
+        pair = tuple(line.split("\t"))
         if len(pair) != 2:
             raise ValueError(f"expected text TAB text, got {' '.join(pair)[:60]!r}")
-    return pairs
+        yield pair
