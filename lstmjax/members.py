@@ -279,7 +279,10 @@ def optimizer(recipe: Recipe, steps: int) -> optax.GradientTransformation:
 
 def _about(task, recipe):
     """What decides a run, as JSON gives it back."""
-    return json.loads(json.dumps(recipe._asdict() | {"records": task.records}))
+    held = recipe._asdict() | {"records": task.records}
+    if task.known is not None:  # of a file, whose name does not say what it holds
+        held["known_vectors"] = hashlib.sha256(b"".join(np.asarray(a).tobytes() for a in task.known)).hexdigest()[:16]
+    return json.loads(json.dumps(held))
 
 
 def _metric(task):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lstmjax import classify, vectors
+from lstmjax import classify, train, vectors
 from tests.test_train import RECORDS, SMALL
 
 WORDS = {"good": [1.0, 2.0, -0.5], "bad": [0.25, 0.0, 4.0], "好": [3.0, 1.5, 0.125]}
@@ -102,3 +102,16 @@ def test_vectors_of_other_words_are_refused(tmp_path):
     (tmp_path / "v").write_text("zebra 1 2\n")
     with pytest.raises(ValueError, match="has a vector for none of the 18 words"):
         classify.fit(RECORDS, RECORDS, SMALL._replace(vectors=str(tmp_path / "v")))
+
+
+def test_a_run_goes_on_with_the_vectors_it_began_with(tmp_path):
+    """Not with others, that stand in the file of the same name now."""
+    file = tmp_path / "v"
+    file.write_bytes(_text(False))
+    recipe = SMALL._replace(members=1, bidirectional=False, vectors=str(file), epochs=1, buckets=1)
+    with train.Snapshots(tmp_path / "s") as snapshots:
+        classify.fit(RECORDS, RECORDS, recipe, snapshots=snapshots)
+        classify.fit(RECORDS, RECORDS, recipe, snapshots=snapshots, resume=True)
+        file.write_text("good 1 2 3\n")
+        with pytest.raises(ValueError, match=r"known_vectors was .* and is now"):
+            classify.fit(RECORDS, RECORDS, recipe, snapshots=snapshots, resume=True)
