@@ -156,7 +156,7 @@ def evaluate(model: Model, records: Sequence[Record]) -> dict[str, Any]:
     }
 
 
-def check(training: Sequence[Record], test: Sequence[Record], recipe: Recipe) -> None:
+def check_test(training: Sequence[Record], test: Sequence[Record], recipe: Recipe) -> None:
     """Refuse test records that a model of these training records could not be measured on, before it is trained.
 
     Raises:

@@ -53,8 +53,8 @@ def train(options: argparse.Namespace) -> int:
     elif others := recipes_of(options.task, data):
         console.print(f"Recipe: none; --config takes one of those for this set: {', '.join(others)}", highlight=False)
     training, dev, test = _records(console, options, task, data, recipe)
-    if hasattr(task.module, "check"):
-        task.module.check(training, test, recipe)
+    if hasattr(task.module, "check_test"):
+        task.module.check_test(training, test, recipe)
     what = "characters" if isinstance(training, str) else "records"
     console.print(f"train {len(training):,}, dev {len(dev):,}, test {len(test):,} {what}", highlight=False)
     began = time.perf_counter()
