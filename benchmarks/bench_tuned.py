@@ -3,7 +3,7 @@
     python benchmarks/bench_tuned.py [--shape T,B,D,H ...] [--dtype bfloat16] [--seconds S] [--json FILE]
 
 A step takes the batch as one lane or as two, and the state or the weights as the first operand of its product. All
-four are timed, forward and backward apart, against what `lstmjax.backends.fused` takes by itself. A ratio below 1 is a
+four are timed, forward and backward apart, against what fused takes by itself. A ratio below 1 is a
 choice that would be faster here. All are first compared with one another.
 """
 
@@ -23,7 +23,7 @@ import timing
 from rich.console import Console
 from rich.table import Table
 
-from lstmjax.backends import chunked, fused
+from lstmjax.backends import chunked, tuning
 
 # Where the rules turn: few and many rows, weights that fit a cache and that do not.
 SHAPES = [
@@ -101,13 +101,13 @@ def _problem(case, mode, dtype):
         reverse=False,
         dtype=dtype,
         stored=jnp.dtype("float32"),
-        chunk=min(T, fused._chunk(T, B, operands[0], operands[1], lean=False)),
+        chunk=min(T, tuning.chunk(T, B, operands[0], operands[1], lean=False)),
         residuals="gates",
         precision=None,
         rest=(),
         insist=False,
     )
-    tuned = (fused._tuned if mode == "forward" else fused._tuned_back)(T, B, H, dtype)
+    tuned = (tuning.forward if mode == "forward" else tuning.backward)(T, B, H, dtype)
     rule = _said({name: tuned[name] for name in CHOICES[0]})
     if mode == "forward":
         return partial(chunked.forward, config=config, keep=False), operands, rule

@@ -976,27 +976,13 @@ FUSED = [
         ),
     ),
     *of(
-        "backends/fused.py",
+        "backends/tuning.py",
         (
             "fused-half-row",
             "a row in float16 loses small numbers",
             "and jnp.finfo(dtype).nexp == jnp.finfo(jnp.float32).nexp",
             "",
             "test_backends.py::test_one_sequence_in_float16_keeps_small_numbers",
-        ),
-        (
-            "fused-vmap-chunks",
-            "a vmap over sequences has the chunks of one of them",
-            "(_chunk(T, xs.size // (T * D), params.w_x, params.w_h, True) if lean else 0)",
-            "_chunk(T, xs.size // (T * D), params.w_x, params.w_h, lean)",
-            "test_backends.py::test_vmap_over_sequences_has_the_chunks_of_a_batch",
-        ),
-        (
-            "fused-takes-variants",
-            "fused takes LSTMs that it does not know",
-            "if changed is not None:",
-            "if False:",
-            variant("peephole"),
         ),
         (
             "fused-row-packed",
@@ -1011,6 +997,23 @@ FUSED = [
             "first = T >= 16 and _weights_first(B, H)",
             "first = _weights_first(B, H)",
             "test_backends.py::test_few_steps_are_not_worth_a_transpose",
+        ),
+    ),
+    *of(
+        "backends/fused.py",
+        (
+            "fused-vmap-chunks",
+            "a vmap over sequences has the chunks of one of them",
+            "(tuning.chunk(T, xs.size // (T * D), params.w_x, params.w_h, True) if lean else 0)",
+            "tuning.chunk(T, xs.size // (T * D), params.w_x, params.w_h, lean)",
+            "test_backends.py::test_vmap_over_sequences_has_the_chunks_of_a_batch",
+        ),
+        (
+            "fused-takes-variants",
+            "fused takes LSTMs that it does not know",
+            "if changed is not None:",
+            "if False:",
+            variant("peephole"),
         ),
         (
             "fused-takes-zoneout",

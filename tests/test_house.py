@@ -74,6 +74,7 @@ ROWS = {
     # nvcc builds; dispatch chooses
     "backends/nvcc": 7,
     "backends/scan": 8,
+    "backends/tuning": 7,
     "backends/chunked": 8,
     "backends/kernel": 8,
     "backends/fused": 9,

@@ -9,7 +9,6 @@ The operands have a group axis G beside the batch: sequences of one group share 
 `vmap` over weights grows G.
 """
 
-import math
 from functools import partial
 from typing import NamedTuple
 
@@ -20,7 +19,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from lstmjax import checks, varying
-from lstmjax.backends import kernel, scan
+from lstmjax.backends import kernel, scan, tuning
 from lstmjax.backends.chunked import Config, backward, forward
 from lstmjax.cells.lstm import LSTMParams, LSTMState, variant
 from lstmjax.cells.products import matmul_dtype, state_dtype, wider
@@ -104,7 +103,7 @@ def run(
         stored=xs.dtype if xs.dtype in (wide, dtype) else wider(dtype, xs.dtype),
         # Where what is kept has no part for each chunk, 0: it is chosen when the program is built, and it is known how
         # many sequences a vmap has brought together.
-        chunk=min(T, chunk or (_chunk(T, xs.size // (T * D), params.w_x, params.w_h, True) if lean else 0)),
+        chunk=min(T, chunk or (tuning.chunk(T, xs.size // (T * D), params.w_x, params.w_h, True) if lean else 0)),
         residuals=residuals,
         precision=precision,
         rest=tuple(given),
@@ -126,60 +125,6 @@ def run(
     state = LSTMState(h.reshape(shape), c.reshape(shape))
     ys = ys.reshape(T, *shape).astype(xs.dtype)
     return state, ys if mask is None else jnp.where(mask[..., None], ys, 0)
-
-
-def _chunk(T, B, w_x, w_h, lean):
-    """Steps in a chunk, by a rule measured on a CPU (benchmarks/README.md).
-
-    One chunk of all steps is best where its [T, B, 4H] stays in the cache (1.3 MB) or is small beside the weights:
-    their gradient is then one GEMM, never added up. Not where `lean`, which is there to keep little.
-
-    Else so many that the [K, B, 4H] of a chunk stays in the cache, and where the weights are large, so many
-    that a chunk's gradient of them weighs little beside its steps; at most 50, or 20 if lean. Near that, a divisor of T
-    is taken if there is one: it spares the last chunk its overlap.
-    """
-    step = B * w_h.shape[1] * w_h.dtype.itemsize
-    weights = (w_x.size + w_h.size) * w_h.dtype.itemsize
-    if not lean and T * step <= max(1.3e6, 0.7 * weights):
-        return T
-    want = min(max(1.3e6 / step, weights / (2.5 * step), 5), 20 if lean else 50)
-    divisors = [k for k in range(1, T + 1) if T % k == 0 and 0.6 * want <= k <= 1.6 * want]
-    return min(divisors, key=lambda k: abs(math.log(k / want)), default=min(T, round(want)))
-
-
-def _lanes(B, H):
-    """The parts of a batch that a step takes one beside the other on a CPU (measured: benchmarks/README.md).
-
-    XLA gives a product to several threads where the weights have more than 2^16 numbers, and cuts the elementwise
-    operations of a large batch in two, at the price of waking a thread for each. With two lanes these are small enough
-    to stay whole, and run while the other lane multiplies. Not where the weights outgrow the caches, since each lane
-    reads all of them, nor where the batch is so large that the halves are cut again.
-    """
-    return 2 if 8 <= B <= 64 and 2**16 < 4 * H * H <= 2**20 else 1
-
-
-def _weights_first(B, H):
-    """Whether a step on a CPU multiplies the weights by the state rather than the state by the weights (measured:
-    benchmarks/README.md).
-
-    XLA packs the second operand of a product anew at every step. Packing large weights takes longer than multiplying a
-    few rows by them; a single row is not packed, and many rows are worth it.
-    """
-    return 4 * H * H > 2**16 and 1 < B <= 64 and B * H >= 2048
-
-
-def _tuned(T, B, H, dtype):
-    """Options of forward for a CPU, which takes a row in bfloat16 at a third of its speed in float32. It transposes the
-    weights to have them first, which takes as long as some steps save."""
-    first = T >= 16 and _weights_first(B, H)
-    # Not float16, whose numbers below 6e-5 are lost where it is held in a wider one.
-    widen = B == 1 and jnp.finfo(dtype).bits < 32 and jnp.finfo(dtype).nexp == jnp.finfo(jnp.float32).nexp
-    return {"lanes": _lanes(B, H), "weights_first": first, "widen": widen}
-
-
-def _tuned_back(T, B, H, dtype):
-    """The same of backward, which has to transpose the weights where they are not first."""
-    return _tuned(T, B, H, dtype) | {"weights_first": H >= 768 or _weights_first(B, H)}
 
 
 def tangent(*operands, config, wrt):
@@ -407,7 +352,7 @@ def _primitive(name, function, static, layouts, avals, xs=None, tuned=None, on_g
             return params
         T, _, B = args[xs].shape[:3]
         w_x, w_h = (jax.ShapeDtypeStruct(w.shape[1:], w.dtype) for w in args[xs - 3 : xs - 1])
-        return params | {"config": config._replace(chunk=min(T, _chunk(T, B, w_x, w_h, lean=False)))}
+        return params | {"config": config._replace(chunk=min(T, tuning.chunk(T, B, w_x, w_h, lean=False)))}
 
     def lowered(*args, **params):
         params = chosen(args, params)
@@ -465,7 +410,7 @@ def _devices(context):
     return getattr(context, "num_devices", None)
 
 
-run_p = _primitive("lstm", forward, "keep", _run_layouts, _run_avals, 3, _tuned, kernel.forward)
+run_p = _primitive("lstm", forward, "keep", _run_layouts, _run_avals, 3, tuning.forward, kernel.forward)
 tangent_p = _primitive("lstm_tangent", tangent, "wrt", _tangent_layouts, _tangent_avals)
 vjp_p = _primitive(
     "lstm_vjp",
@@ -474,7 +419,7 @@ vjp_p = _primitive(
     _vjp_layouts,
     _vjp_avals,
     6,
-    _tuned_back,
+    tuning.backward,
     kernel.backward,
 )
 ad.primitive_jvps[run_p] = _run_jvp

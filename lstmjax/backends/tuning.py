@@ -1,0 +1,60 @@
+"""What fused chooses from the shapes at hand, by rules that were measured on CPUs (benchmarks/README.md);
+`benchmarks/bench_tuned.py` says what another choice would give on a machine."""
+
+import math
+
+import jax.numpy as jnp
+
+
+def chunk(T, B, w_x, w_h, lean):
+    """Steps in a chunk, by a rule measured on a CPU (benchmarks/README.md).
+
+    One chunk of all steps is best where its [T, B, 4H] stays in the cache (1.3 MB) or is small beside the weights:
+    their gradient is then one GEMM, never added up. Not where `lean`, which is there to keep little.
+
+    Else so many that the [K, B, 4H] of a chunk stays in the cache, and where the weights are large, so many
+    that a chunk's gradient of them weighs little beside its steps; at most 50, or 20 if lean. Near that, a divisor of T
+    is taken if there is one: it spares the last chunk its overlap.
+    """
+    step = B * w_h.shape[1] * w_h.dtype.itemsize
+    weights = (w_x.size + w_h.size) * w_h.dtype.itemsize
+    if not lean and T * step <= max(1.3e6, 0.7 * weights):
+        return T
+    want = min(max(1.3e6 / step, weights / (2.5 * step), 5), 20 if lean else 50)
+    divisors = [k for k in range(1, T + 1) if T % k == 0 and 0.6 * want <= k <= 1.6 * want]
+    return min(divisors, key=lambda k: abs(math.log(k / want)), default=min(T, round(want)))
+
+
+def _lanes(B, H):
+    """The parts of a batch that a step takes one beside the other on a CPU (measured: benchmarks/README.md).
+
+    XLA gives a product to several threads where the weights have more than 2^16 numbers, and cuts the elementwise
+    operations of a large batch in two, at the price of waking a thread for each. With two lanes these are small enough
+    to stay whole, and run while the other lane multiplies. Not where the weights outgrow the caches, since each lane
+    reads all of them, nor where the batch is so large that the halves are cut again.
+    """
+    return 2 if 8 <= B <= 64 and 2**16 < 4 * H * H <= 2**20 else 1
+
+
+def _weights_first(B, H):
+    """Whether a step on a CPU multiplies the weights by the state rather than the state by the weights (measured:
+    benchmarks/README.md).
+
+    XLA packs the second operand of a product anew at every step. Packing large weights takes longer than multiplying a
+    few rows by them; a single row is not packed, and many rows are worth it.
+    """
+    return 4 * H * H > 2**16 and 1 < B <= 64 and B * H >= 2048
+
+
+def forward(T, B, H, dtype):
+    """Options of forward for a CPU, which takes a row in bfloat16 at a third of its speed in float32. It transposes the
+    weights to have them first, which takes as long as some steps save."""
+    first = T >= 16 and _weights_first(B, H)
+    # Not float16, whose numbers below 6e-5 are lost where it is held in a wider one.
+    widen = B == 1 and jnp.finfo(dtype).bits < 32 and jnp.finfo(dtype).nexp == jnp.finfo(jnp.float32).nexp
+    return {"lanes": _lanes(B, H), "weights_first": first, "widen": widen}
+
+
+def backward(T, B, H, dtype):
+    """The same of backward, which has to transpose the weights where they are not first."""
+    return forward(T, B, H, dtype) | {"weights_first": H >= 768 or _weights_first(B, H)}
