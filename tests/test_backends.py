@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from jax.test_util import check_grads
 
 import lstmjax
-from lstmjax.backends import chunked
+from lstmjax.backends import chunked, tuning
 from tests import reference
 from tests.problems import QUICK, B, D, H, T, cast, problem
 
@@ -338,48 +338,71 @@ def test_what_is_tuned_for_a_cpu_changes_nothing(x64, chunk, residuals, rest, re
         chex.assert_trees_all_close(other, one, rtol=0, atol=1e-13)
 
 
-@pytest.mark.parametrize(
-    ("batch", "hidden", "lanes", "first"),
-    [
-        (16, 129, 2, True),
-        (15, 129, 2, False),  # too few rows for so few weights
-        (7, 512, 1, True),
-        (3, 512, 1, False),
-        (65, 129, 1, False),
-        (64, 129, 2, True),
-        (16, 128, 1, False),
-        (8, 513, 1, True),
-        (1, 2048, 1, False),  # a row is not packed
+# Of each processor: batch and units, and of forward and backward the lanes and whether weights are first.
+TUNED = {
+    False: [
+        (16, 129, (2, True), (2, True)),
+        (15, 129, (2, False), (2, False)),  # too few rows for so few weights
+        (7, 512, (1, True), (1, True)),
+        (3, 512, (1, False), (1, False)),
+        (65, 129, (1, False), (1, False)),
+        (64, 129, (2, True), (2, True)),
+        (16, 128, (1, False), (1, False)),
+        (8, 513, (1, True), (1, True)),
+        (64, 513, (1, True), (1, True)),
+        (2, 768, (1, False), (1, True)),
+        (1, 768, (1, False), (1, False)),  # a row is not packed
     ],
-)
-def test_a_step_is_tuned_on_a_cpu_only(batch, hidden, lanes, first):
+    True: [
+        (64, 511, (2, False), (2, False)),
+        (15, 512, (2, False), (2, False)),
+        (16, 512, (2, False), (2, True)),
+        (31, 513, (1, True), (1, True)),
+        (32, 513, (1, True), (2, True)),
+        (4, 513, (1, True), (1, False)),
+        (64, 1024, (1, True), (2, True)),
+        (64, 1025, (1, True), (1, True)),
+        (65, 1024, (1, False), (1, True)),
+        (2, 768, (1, False), (1, True)),
+    ],
+}
+
+
+@pytest.mark.parametrize("avx512", TUNED)
+def test_a_step_is_tuned_on_a_cpu_only(avx512, monkeypatch):
     """Its products, forward and back: one for each lane, and the weights first or second; from any machine, for each
     platform."""
-    params = jax.eval_shape(lambda: lstmjax.init_lstm(jax.random.key(0), 2, hidden))
-    xs = jax.ShapeDtypeStruct((16, batch, 2), jnp.float32)
+    monkeypatch.setattr(tuning, "_avx512", lambda: avx512)
 
     def loss(params, xs):
         return lstmjax.run(params, xs, backend="fused")[1].sum()
 
-    for platform in ("cpu", "cuda", "tpu"):
-        text = jax.export.export(jax.jit(jax.grad(loss)), platforms=(platform,))(params, xs).mlir_module()
-        expected = lanes if platform == "cpu" else 1
-        assert text.count("stablehlo.dot_general") == 3 + 2 * expected
-        rows, wide = -(-batch // expected), 4 * hidden
-        if platform == "cpu" and first:
-            assert f"tensor<{wide}x{hidden}xf32>, tensor<{hidden}x{rows}xf32>" in text  # forward
-            assert f"tensor<{hidden}x{wide}xf32>, tensor<{wide}x{rows}xf32>" in text  # and back
-        else:
-            assert f"tensor<{rows}x{hidden}xf32>, tensor<{hidden}x{wide}xf32>" in text
+    for batch, hidden, *expected in TUNED[avx512]:
+        params = jax.eval_shape(lambda: lstmjax.init_lstm(jax.random.key(0), 2, hidden))  # noqa: B023
+        xs = jax.ShapeDtypeStruct((16, batch, 2), jnp.float32)
+        for platform in ("cpu", "cuda", "tpu"):
+            (there, first), (back, back_first) = expected if platform == "cpu" else [(1, False)] * 2
+            text = jax.export.export(jax.jit(jax.grad(loss)), platforms=(platform,))(params, xs).mlir_module()
+            assert text.count("stablehlo.dot_general") == 3 + there + back, (platform, batch, hidden)
+            for lanes, weights, of, to in (
+                (there, first, hidden, 4 * hidden),
+                (back, back_first, 4 * hidden, hidden),
+            ):
+                rows = -(-batch // lanes)
+                if batch == 1 and of > to:  # a row takes them as they lie
+                    continue
+                operands = [f"{to}x{of}", f"{of}x{rows}"] if weights else [f"{rows}x{of}", f"{of}x{to}"]
+                product = ", ".join(f"tensor<{shape}xf32>" for shape in operands)
+                assert product in text, (platform, batch, hidden)
 
 
 def test_few_steps_are_not_worth_a_transpose():
-    params = jax.eval_shape(lambda: lstmjax.init_lstm(jax.random.key(0), 2, 512))
+    params = jax.eval_shape(lambda: lstmjax.init_lstm(jax.random.key(0), 2, 768))
     for steps, first in ((15, False), (16, True)):
         xs = jax.ShapeDtypeStruct((steps, 8, 2), jnp.float32)
         run = jax.jit(functools.partial(lstmjax.run, backend="fused"))
         text = jax.export.export(run, platforms=("cpu",))(params, xs).mlir_module()
-        assert ("tensor<2048x512xf32>, tensor<512x4xf32>" in text) == first
+        assert ("tensor<3072x768xf32>, tensor<768x8xf32>" in text) == first
 
 
 def test_vmap_over_sequences_has_the_chunks_of_a_batch():
@@ -414,12 +437,12 @@ def test_one_sequence_in_float16_keeps_small_numbers(scale):
 
 def test_a_precision_for_each_operand_follows_it():
     """Where the weights are the first operand too."""
-    params = jax.eval_shape(lambda: lstmjax.init_lstm(jax.random.key(0), 2, 512))
+    params = jax.eval_shape(lambda: lstmjax.init_lstm(jax.random.key(0), 2, 768))
     xs = jax.ShapeDtypeStruct((16, 16, 2), jnp.float32)
     run = jax.jit(functools.partial(lstmjax.run, backend="fused", precision=("highest", "default")))
     text = jax.export.export(run, platforms=("cpu",))(params, xs).mlir_module()
     products = [line for line in text.splitlines() if "stablehlo.dot_general" in line]
-    of_weights = [line for line in products if "tensor<2048x512xf32>, tensor<512x" in line]
+    of_weights = [line for line in products if "tensor<3072x768xf32>, tensor<768x" in line]
     assert of_weights
     assert all("precision = [DEFAULT, HIGHEST]" in line for line in of_weights)
     assert all("precision = [HIGHEST, DEFAULT]" in line for line in products if line not in of_weights)

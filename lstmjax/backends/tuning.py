@@ -1,9 +1,12 @@
 """What fused chooses from the shapes at hand, by rules that were measured on CPUs (benchmarks/README.md);
 `benchmarks/bench_tuned.py` says what another choice would give on a machine."""
 
+import functools
 import math
+from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
 
 def chunk(T, B, w_x, w_h, lean):
@@ -36,25 +39,40 @@ def _lanes(B, H):
     return 2 if 8 <= B <= 64 and 2**16 < 4 * H * H <= 2**20 else 1
 
 
-def _weights_first(B, H):
+def _weights_first(B, H, units, numbers):
     """Whether a step on a CPU multiplies the weights by the state rather than the state by the weights (measured:
     benchmarks/README.md).
 
     XLA packs the second operand of a product anew at every step. Packing large weights takes longer than multiplying a
     few rows by them; a single row is not packed, and many rows are worth it.
     """
-    return 4 * H * H > 2**16 and 1 < B <= 64 and B * H >= 2048
+    return units <= H and 1 < B <= 64 and numbers <= B * H
+
+
+@functools.cache
+def _avx512():
+    """Whether products take 16 numbers at a time on this processor: packing is less of them then."""
+    known: Any = np.show_config(mode="dicts")
+    simd = known.get("SIMD Extensions", {})  # without what is empty
+    names = [name for part in ("baseline", "found") for name in simd.get(part, ())]
+    return any(name == "X86_V4" or name.startswith("AVX512") for name in names)
 
 
 def forward(T, B, H, dtype):
     """Options of forward for a CPU, which takes a row in bfloat16 at a third of its speed in float32. It transposes the
     weights to have them first, which takes as long as some steps save."""
-    first = T >= 16 and _weights_first(B, H)
+    first = T >= 16 and _weights_first(B, H, units=513 if _avx512() else 129, numbers=2048)
     # Not float16, whose numbers below 6e-5 are lost where it is held in a wider one.
     widen = B == 1 and jnp.finfo(dtype).bits < 32 and jnp.finfo(dtype).nexp == jnp.finfo(jnp.float32).nexp
     return {"lanes": _lanes(B, H), "weights_first": first, "widen": widen}
 
 
 def backward(T, B, H, dtype):
-    """The same of backward, which has to transpose the weights where they are not first."""
-    return forward(T, B, H, dtype) | {"weights_first": H >= 768 or _weights_first(B, H)}
+    """The same of backward, which has to transpose the weights where they are not first, and has more to do beside a
+    product."""
+    if _avx512():
+        first = _weights_first(B, H, units=512, numbers=2**13)
+        lanes = 2 if 32 <= B <= 64 and 512 < H <= 1024 else _lanes(B, H)
+    else:
+        first, lanes = _weights_first(B, H, units=129, numbers=2048), _lanes(B, H)
+    return forward(T, B, H, dtype) | {"lanes": lanes, "weights_first": H >= 768 or first}
