@@ -405,6 +405,21 @@ def test_few_steps_are_not_worth_a_transpose():
         assert ("tensor<3072x768xf32>, tensor<768x8xf32>" in text) == first
 
 
+@pytest.mark.parametrize("batch", [1, 4])
+def test_a_step_of_inference_is_few_operations(batch):
+    """Up to 8 XLA for a CPU runs in their order; of more it keeps account, which takes longer than a small one."""
+    params = lstmjax.init_lstm(jax.random.key(0), 16, 32)
+    run = jax.jit(functools.partial(lstmjax.run, backend="fused"))
+    text = run.lower(params, jnp.zeros((20, batch, 16))).compile().as_text()
+    (body,) = re.findall(r" while\(.*body=%([\w.]+)", text)
+    step = re.search(rf"^%{re.escape(body)} .*?^}}", text, re.S | re.M)[0]
+    free = "parameter|constant|get-tuple-element|tuple|bitcast"
+    named = re.findall(r"^ .* = \S+ ([\w-]+)\(", step.replace("ROOT ", ""), re.M)
+    counted = [name for name in named if not re.fullmatch(free, name)]
+    assert "fusion" in counted
+    assert len(counted) <= 8, counted
+
+
 def test_vmap_over_sequences_has_the_chunks_of_a_batch():
     """The number of steps in a chunk is chosen for all sequences together: else there would be one, of all steps."""
     params = lstmjax.init_lstm(jax.random.key(0), 64, 128)

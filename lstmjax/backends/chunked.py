@@ -342,20 +342,24 @@ def _joined(lanes):
     return lanes[0] if len(lanes) == 1 else jnp.concatenate(lanes)
 
 
+# An index that may be negative is looked at by an operation of its own, at every step.
+_COUNTED = dict(allow_negative_indices=False)
+
+
 def _row(rows, t, lane=ALL):
     """Row t of rows [T, B, ...], of a lane of its batch."""
     if lane == ALL:
-        return lax.dynamic_index_in_dim(rows, t, 0, keepdims=False)
+        return lax.dynamic_index_in_dim(rows, t, 0, keepdims=False, **_COUNTED)
     start, size = (t, lane.start, *[0] * (rows.ndim - 2)), (1, lane.stop - lane.start, *rows.shape[2:])
-    return lax.squeeze(lax.dynamic_slice(rows, start, size), (0,))
+    return lax.squeeze(lax.dynamic_slice(rows, start, size, **_COUNTED), (0,))
 
 
 def _put(rows, row, t, lane=ALL):
     """`rows` with the row t of a lane replaced."""
     row = row.astype(rows.dtype)
     if lane == ALL:
-        return lax.dynamic_update_index_in_dim(rows, row, t, 0)
-    return lax.dynamic_update_slice(rows, row[None], (t, lane.start, *[0] * (rows.ndim - 2)))
+        return lax.dynamic_update_index_in_dim(rows, row, t, 0, **_COUNTED)
+    return lax.dynamic_update_slice(rows, row[None], (t, lane.start, *[0] * (rows.ndim - 2)), **_COUNTED)
 
 
 def _activate(a):
