@@ -420,6 +420,15 @@ def test_a_step_of_inference_is_few_operations(batch):
     assert len(counted) <= 8, counted
 
 
+def test_no_buffer_of_all_steps_is_copied():
+    """Of buffers that begin with the same numbers XLA makes one and copies it."""
+    params = lstmjax.init_lstm(jax.random.key(0), 16, 32)
+    gradient = jax.grad(lambda params, xs: (lstmjax.run(params, xs, backend="fused")[1] ** 2).sum(), (0, 1))
+    text = jax.jit(gradient).lower(params, jnp.zeros((20, 4, 16))).compile().as_text()
+    assert "f32[20,4,128]" in text
+    assert not re.findall(r"f32\[20,4,\d+\]\S* copy\(.*", text)
+
+
 def test_vmap_over_sequences_has_the_chunks_of_a_batch():
     """The number of steps in a chunk is chosen for all sequences together: else there would be one, of all steps."""
     params = lstmjax.init_lstm(jax.random.key(0), 64, 128)

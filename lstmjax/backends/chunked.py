@@ -106,11 +106,11 @@ def forward(w_x, w_h, b, xs, h0, c0, *rest, config, keep, lanes=1, weights_first
 
     kept = []
     if gates:
-        kept = [_empty((T, B, 4 * H), wide, xs), _empty((T, B, H), wide, xs)]
+        kept = [_empty((T, B, 4 * H), wide, xs, 1), _empty((T, B, H), wide, xs, 2)]
     if outputs:
-        kept = [_empty((chunks.n, B, H), wide, xs)]
+        kept = [_empty((chunks.n, B, H), wide, xs, 2)]
     state = ([s[lane] for lane in cut] for s in (h0, c0))
-    carry = (*state, _empty((T, B, H), config.stored, xs), *kept)
+    carry = (*state, _empty((T, B, H), config.stored, xs, 0), *kept)
     h, c, hs, *kept = chunks.loop(chunk_body, carry, down=config.reverse)
     return [hs, _joined(h), _joined(c), *kept]
 
@@ -199,12 +199,12 @@ def backward(dhs, dh, dc, w_x, w_h, b, xs, h0, c0, *rest, config, wrt, lanes=1, 
 
     weights = [w for w, wanted in zip((w_x, w_h, b), wrt, strict=False) if wanted]
     sums = varying.over(varying.axes(xs), [jnp.zeros(w.shape, wide) for w in weights if chunks.n > 1])
-    dxs = [_empty(xs.shape, xs.dtype, xs)] * want_x
+    dxs = [_empty(xs.shape, xs.dtype, xs, 4)] * want_x
     dh, dc = ([s[lane] for lane in cut] for s in (dh, dc))
     d0 = [[jnp.zeros_like(s) for s in pair] for pair in zip(dh, dc, strict=True) if chunks.reset is not None]
     # dz is kept in `wide` and rounded where it is multiplied: XLA for a CPU has no bfloat16, and writes all of such a
     # buffer anew for a row of it.
-    carry = (dh, dc, _empty((K, B, 4 * H), wide, xs), sums, dxs, d0)
+    carry = (dh, dc, _empty((K, B, 4 * H), wide, xs, 3), sums, dxs, d0)
     dh, dc, _, sums, dxs, d0 = chunks.loop(chunk_body, carry, down=not config.reverse)
     dh, dc = _joined(dh), _joined(dc)
     if d0:
@@ -327,9 +327,10 @@ class _Chunks:
         return m * self.K - jnp.minimum(m * self.K, self.T - self.K) if self.ragged else 0
 
 
-def _empty(shape, dtype, like):
-    """A buffer whose every row will be written."""
-    return varying.over(varying.axes(like), lax.empty(shape, dtype))
+def _empty(shape, dtype, like, mark):
+    """A buffer whose every row will be written. What it has until then is a number of its own: XLA takes two buffers of
+    the same for one, which it fills, and copies."""
+    return varying.over(varying.axes(like), lax.full(shape, mark, dtype))
 
 
 def _cut(B, lanes):
