@@ -96,6 +96,9 @@ def _parser():
         "--longest", type=int, metavar="N", help="most tokens of a translation (default: by the length of the text)"
     )
     command.add_argument("--coverage", type=float, metavar="X", help="(default: the model's)")
+    command.add_argument(
+        "--n-best", type=int, metavar="N", help="print the N best of each text: its number TAB score TAB translation"
+    )
     command.add_argument("text", nargs="*", help="texts; none: lines of standard input")
 
     command = commands.add_parser("evaluate", help="measure a model on records")

@@ -35,6 +35,14 @@ class Model(NamedTuple):
     ratio: float = 2.0  # a translation of n tokens has at most ratio n + `SPARE`: as in training, but at least 2
 
 
+class Candidate(NamedTuple):
+    """One of the translations of a text."""
+
+    text: str
+    score: float  # what `decoding.beam` orders by; of a greedy search log_p
+    log_p: float  # of its tokens and its end, in nats, where no unknown word is allowed
+
+
 def read(path: str | Path) -> list[Record]:
     """The records of a UTF-8 file with `source TAB target` on each line; blank lines are passed over.
 
@@ -129,8 +137,44 @@ def translate(
     Raises:
       TypeError: texts that are no sequence of strings. TypeError, ValueError: another argument, by its name.
     """
+    found = _found(model, texts, 1, width, length_penalty, coverage, longest)
+    return [best[0].text if best else "" for best in found]
+
+
+def candidates(
+    model: Model,
+    texts: Sequence[str],
+    n: int,
+    *,
+    width: int | None = None,
+    length_penalty: float | None = None,
+    coverage: float | None = None,
+    longest: int | None = None,
+) -> list[list[Candidate]]:
+    """The n best translations of each text that the search finds, by falling score: to choose among, or to rank anew.
+
+    Args:
+      model, texts, length_penalty, coverage, longest: as in `translate`.
+      n: how many, at most the width.
+      width: of the beam; None is the recipe's, or n where that is more.
+
+    Returns:
+      For each text n candidates, fewer where there are no more sequences, none of a blank text. Those that were cut
+      come after all that ended. With pieces of words two may be cut differently and read alike.
+
+    Raises:
+      As `translate`; ValueError: n is more than the width.
+    """
+    return _found(model, texts, n, width, length_penalty, coverage, longest)
+
+
+def _found(model, texts, n, width, length_penalty, coverage, longest):
+    """The n best candidates of each text."""
     texts, recipe = _strings("texts", texts), model.recipe
-    width = checks.size("width", recipe.beam if width is None else width)
+    n = checks.size("n", n)
+    width = max(recipe.beam, n) if width is None else checks.size("width", width)
+    if n > width:
+        raise ValueError(f"n should be at most the width, which is {width}, got {n}")
     how = {
         "length_penalty": recipe.length_penalty if length_penalty is None else length_penalty,
         "coverage": recipe.coverage if coverage is None else coverage,
@@ -145,15 +189,19 @@ def translate(
     def most(length):
         return np.full_like(length, longest) if longest else np.ceil(model.ratio * length).astype(np.int32) + SPARE
 
-    rows = [n for n, words in enumerate(texts) if words.strip()]
-    sequences = [ids_of(model.source, texts[n]) for n in rows]
-    found = [""] * len(texts)
+    rows = [row for row, words in enumerate(texts) if words.strip()]
+    sequences = [ids_of(model.source, texts[row]) for row in rows]
+    found: list[list[Candidate]] = [[] for _ in texts]
     for bucket, size in members.buckets_of([len(s) for s in sequences], AT_ONCE):
         ids, lengths = members.padded(sequences, bucket, size)
         steps = int(most(np.int32(bucket.length)))  # of the bucket, so that few programs are compiled
-        given = _search(model.params, ids, lengths, most(lengths), width=width, steps=steps, **how)
-        for row, ids, n in zip(bucket.rows, *map(np.asarray, given), strict=False):
-            found[rows[row]] = model.target.write(ids[:n]).strip()
+        given = _search(model.params, ids, lengths, most(lengths), n=n, width=width, steps=steps, **how)
+        for row, *best in zip(bucket.rows, *map(np.asarray, given), strict=False):
+            found[rows[row]] = [
+                Candidate(model.target.write(tokens[:length]).strip(), float(score), float(log_p))
+                for tokens, length, log_p, score in zip(*best, strict=True)
+                if score != -np.inf
+            ]
     return found
 
 
@@ -363,9 +411,9 @@ def _log_p(params, batch):
     return members.mean_over(seq2seq.log_p, params, batch)
 
 
-@partial(jax.jit, static_argnames=("width", "length_penalty", "coverage", "steps"))
-def _search(params, ids, lengths, limits=None, *, width, length_penalty, coverage, steps):
-    """Tokens [B, steps] and their number [B] of the best translation of each of B sources, at most `limits` [B]."""
+@partial(jax.jit, static_argnames=("n", "width", "length_penalty", "coverage", "steps"))
+def _search(params, ids, lengths, limits=None, *, n=1, width, length_penalty, coverage, steps):
+    """The n best translations of each of B sources, of at most `limits` [B] tokens, as decoded: leaves [B, n, ...]."""
 
     def one(ids, length, limit):
         memory, state = jax.vmap(lambda params: seq2seq.encode(params, ids, length))(params)
@@ -380,12 +428,11 @@ def _search(params, ids, lengths, limits=None, *, width, length_penalty, coverag
 
         how = {"start": END, "end": END, "steps": steps, "limit": limit}
         if width == 1:
-            found = decoding.greedy(step, state, **how)
-            return found.tokens, found.length
+            return jax.tree.map(lambda x: x[None], decoding.greedy(step, state, **how))
         found = decoding.beam(
             step, state, **how, width=width, length_penalty=length_penalty, bonus=bonus if coverage else None
         )
-        return found.tokens[0], found.length[0]
+        return jax.tree.map(lambda x: x[:n], found)
 
     return jax.vmap(one)(ids, lengths, limits)
 

@@ -106,6 +106,38 @@ def test_a_translation_is_cut_by_the_length_of_its_own_source(width):
     assert said(model, *texts, width=width, longest=7) == [7] * 3
 
 
+def test_the_best_few_of_a_search(model):
+    """By falling score, each the log p of its own tokens, and the first is the translation."""
+    texts = ["one two three", " ", "seven seven"]
+    found = translate.candidates(model, texts, 3, width=5, length_penalty=0.7)
+    assert [len(best) for best in found] == [3, 0, 3]
+    firsts = translate.translate(model, texts, width=5, length_penalty=0.7)
+    assert [best[0].text if best else "" for best in found] == firsts
+    for words, best in zip(texts, found, strict=True):
+        assert len({one.text for one in best}) == len(best)
+        assert [one.score for one in best] == sorted((one.score for one in best), reverse=True)
+        for one in best:
+            ids, target = translate.ids_of(model.source, words), translate.ids_of(model.target, one.text)
+            batch = seq2seq.Batch(ids[None], np.array([len(ids)]), target[None], np.array([len(target)]))
+            logits = seq2seq.apply(jax.tree.map(lambda a: a[0], model.params), batch)[0].at[:, text.UNK].set(-jnp.inf)
+            log_p = jax.nn.log_softmax(logits)[np.arange(len(target)), target].sum()
+            np.testing.assert_allclose(one.log_p, log_p, rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(one.score, one.log_p / ((5 + len(target)) / 6) ** 0.7, rtol=1e-5)
+    # As wide as is asked for, where the recipe's beam is less; of a greedy search there is one.
+    wide = translate.candidates(model._replace(recipe=model.recipe._replace(beam=1)), texts[:1], 6)[0]
+    assert len(wide) == 6
+    (alone,) = translate.candidates(model, texts[:1], 1, width=1)[0]
+    assert alone.text == translate.translate(model, texts[:1], width=1)[0]
+    assert alone.score == alone.log_p
+
+
+def test_there_may_be_fewer_than_asked_for():
+    """Of one token: the end, and the only word. What did not end comes last, however likely."""
+    found = translate.candidates(endless(("a", "b"), ("a a", "b b")), ["a"], 5, longest=1)[0]
+    assert [one.text for one in found] == ["", "b"]
+    assert found[0].score < found[1].score
+
+
 def test_a_source_may_have_a_target_many_times_as_long(tmp_path):
     """As characters out of a word: what was seen in training says how long."""
     records = [("one two", "1 2"), ("three", "x" * 30), ("four", "y" * 12)] * 3
@@ -330,6 +362,11 @@ def test_on_the_command_line(tmp_path, capsys, monkeypatch):
     assert [lines[0], lines[2]] == expected
     assert main(["translate", "--model", out, "--beam", "2", "1 2"]) == 0
     assert capsys.readouterr().out == f"{expected[0]}\n"
+    assert main(["translate", "--model", out, "--n-best", "2", "--beam", "2", "1 2", " ", "3 4"]) == 0
+    rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert [row[0] for row in rows] == ["1", "1", "3", "3"]
+    assert [rows[0][2], rows[2][2]] == expected
+    assert float(rows[0][1]) >= float(rows[1][1])
     assert main(["evaluate", "--model", out, *data]) == 0
     assert "60 records, bleu" in capsys.readouterr().out
     assert main(["explain", "--model", out, "1 2"]) == 0
@@ -341,6 +378,10 @@ def test_on_the_command_line(tmp_path, capsys, monkeypatch):
             "translate needs --data: a set (data list), or a file with lines of source TAB target",
         ),
         (["translate", "--model", out, "--beam", "0", "1"], "width should be an int of at least 1"),
+        (
+            ["translate", "--model", out, "--n-best", "3", "--beam", "2", "1"],
+            "n should be at most the width, which is 2",
+        ),
         (["search", "--model", out, "--corpus", "x", "y"], "is no model of pairs"),
         (["train", "translate", "--data", "snips", "--out", str(tmp_path / "n")], "is no set of translations"),
     ]:
@@ -421,6 +462,9 @@ def test_without_sacrebleu(monkeypatch):
         (lambda: translate.translate(None, None), TypeError, "texts should be a sequence of strings, got NoneType"),
         (lambda: translate.translate(None, ["a", 3]), TypeError, "texts should be .* got int 3 at place 1"),
         (lambda: _translate(width=0), ValueError, "width should be an int of at least 1"),
+        (lambda: _candidates(0), ValueError, "n should be an int of at least 1"),
+        (lambda: _candidates(3, width=2), ValueError, "n should be at most the width, which is 2, got 3"),
+        (lambda: _candidates(2, coverage=-1.0), ValueError, "coverage should be a number of at least 0"),
         (lambda: _translate(width=1, length_penalty=-1.0), ValueError, "length_penalty should be a number of at least"),
         (lambda: _translate(width=1, length_penalty="1"), TypeError, "length_penalty should be a number"),
         (lambda: _translate(width=1, coverage=-0.2), ValueError, "coverage should be a number of at least 0, got -0.2"),
@@ -442,6 +486,10 @@ def test_refusals(call, kind, message):
 
 def _translate(**how):
     return translate.translate(translate.Model(None, SMALL, None, None), [], **how)
+
+
+def _candidates(n, **how):
+    return translate.candidates(translate.Model(None, SMALL, None, None), [], n, **how)
 
 
 def _fit(training=(("a", "b"),), dev=(("a", "b"),), **changes):

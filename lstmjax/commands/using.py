@@ -94,15 +94,23 @@ def _named(span, words):
 
 def translations(options: argparse.Namespace) -> int:
     """Translate texts given as arguments, or standard input line by line: a line out for each line in, as soon as a
-    batch is there; of a terminal a batch is a line."""
+    batch is there; of a terminal a batch is a line. With --n-best a line for each candidate, numbered by its text."""
     if task_of(options.model).module is not translate:
         raise ValueError(f"{options.model} is no translator: translate needs a model of the task translate")
     model = translate.load(options.model)
     size = _at_once(options.text, translate.AT_ONCE)
     how = {"width": options.beam, "length_penalty": options.length_penalty, "coverage": options.coverage}
     how["longest"] = options.longest
+    number = 0
     for batch in _in_batches(options.text or _lines(), size):
-        print(*translate.translate(model, batch, **how), sep="\n", flush=True)
+        if options.n_best is None:
+            print(*translate.translate(model, batch, **how), sep="\n", flush=True)
+            continue
+        for found in translate.candidates(model, batch, options.n_best, **how):
+            number += 1
+            for one in found:
+                print(number, f"{one.score:.4f}", one.text, sep="\t")
+        sys.stdout.flush()
     return 0
 
 
