@@ -309,8 +309,8 @@ def test_recurrent_dropout_equals_scan(x64, residuals, reverse):
 @pytest.mark.parametrize("residuals", ["gates", "outputs"])
 @pytest.mark.parametrize("chunk", [3, T])
 def test_what_is_tuned_for_a_cpu_changes_nothing(x64, chunk, residuals, rest, reverse):
-    """A batch of 5 as two and three lanes of unequal size, and weights before what they multiply: the same run and the
-    same gradients."""
+    """A batch of 5 as two and three lanes of unequal size, weights before what they multiply, and spare columns: the
+    same run and the same gradients."""
     p = problem("lstm", batch=(5,), dtype=np.float64)
     rng = np.random.default_rng(0)
     given = dict(lengths=p.lengths, mask=rng.random((T, 5)) < 0.7, reset=p.reset, recurrent=rng.random((5, H)))
@@ -327,12 +327,12 @@ def test_what_is_tuned_for_a_cpu_changes_nothing(x64, chunk, residuals, rest, re
     operands = [*p.params[:3], p.xs, *p.state, *(jnp.asarray(given[name]) for name in rest)]
     cotangents = [rng.standard_normal(shape) for shape in ((T, 5, H), (5, H), (5, H))]
 
-    def both(lanes, weights_first):
+    def both(lanes, weights_first, spare=0):
         options = dict(config=config, lanes=lanes, weights_first=weights_first)
-        hs, h, c, *kept = chunked.forward(*operands, keep=True, **options)
+        hs, h, c, *kept = chunked.forward(*operands, keep=True, spare=spare, **options)
         return hs, h, c, kept, chunked.backward(*cotangents, *operands, hs, *kept, wrt=(True,) * 6, **options)
 
-    tuned = [(1, False), (1, True), (2, False), (3, True)]
+    tuned = [(1, False), (1, True), (2, False), (3, True), (2, False, 3)]
     one, *others = (jax.jit(functools.partial(both, *options), compiler_options=QUICK)() for options in tuned)
     for other in others:
         chex.assert_trees_all_close(other, one, rtol=0, atol=1e-13)
@@ -357,9 +357,10 @@ TUNED = {
         (64, 511, (2, False), (2, False)),
         (15, 512, (2, False), (2, False)),
         (16, 512, (2, False), (2, True)),
-        (31, 513, (1, True), (1, True)),
-        (32, 513, (1, True), (2, True)),
-        (4, 513, (1, True), (1, False)),
+        (31, 513, (1, False), (1, True)),
+        (4, 513, (1, False), (1, False)),
+        (64, 767, (1, False), (2, True)),
+        (4, 768, (1, True), (1, True)),
         (64, 1024, (1, True), (2, True)),
         (64, 1025, (1, True), (1, True)),
         (65, 1024, (1, False), (1, True)),
@@ -394,6 +395,31 @@ def test_a_step_is_tuned_on_a_cpu_only(avx512, monkeypatch):
                 operands = [f"{to}x{of}", f"{of}x{rows}"] if weights else [f"{rows}x{of}", f"{of}x{to}"]
                 product = ", ".join(f"tensor<{shape}xf32>" for shape in operands)
                 assert product in text, (platform, batch, hidden)
+
+
+@pytest.mark.parametrize(
+    ("steps", "batch", "hidden", "spare"),
+    [
+        (16, 32, 128, True),
+        (16, 128, 125, True),
+        (15, 32, 128, False),
+        (16, 31, 128, False),
+        (16, 129, 128, False),
+        (16, 32, 124, False),  # too many columns more
+        (16, 32, 129, False),
+    ],
+)
+def test_inference_has_spare_columns_where_they_make_lanes_run_together(steps, batch, hidden, spare):
+    params = jax.eval_shape(lambda: lstmjax.init_lstm(jax.random.key(0), 2, hidden))
+    xs = jax.ShapeDtypeStruct((steps, batch, 2), jnp.float32)
+    run = functools.partial(lstmjax.run, backend="fused")
+    for platform in ("cpu", "tpu"):
+        text = jax.export.export(jax.jit(run), platforms=(platform,))(params, xs).mlir_module()
+        rows, columns = -(-batch // 2), 4 * hidden + 32
+        product = f"tensor<{rows}x{hidden}xf32>, tensor<{hidden}x{columns}xf32>"
+        assert text.count(product) == (2 * spare if platform == "cpu" else 0)
+    gradient = jax.grad(lambda params, xs: run(params, xs)[1].sum())
+    assert f"x{4 * hidden + 32}xf32" not in jax.jit(gradient).lower(params, xs).as_text()
 
 
 def test_few_steps_are_not_worth_a_transpose():

@@ -33,7 +33,7 @@ class Config(NamedTuple):
     persistent: bool = False  # whether a GPU may run it in one kernel
 
 
-def forward(w_x, w_h, b, xs, h0, c0, *rest, config, keep, lanes=1, weights_first=False, widen=False):
+def forward(w_x, w_h, b, xs, h0, c0, *rest, config, keep, lanes=1, weights_first=False, widen=False, spare=0):
     """The recurrence, a chunk at a time.
 
     Args:
@@ -47,6 +47,8 @@ def forward(w_x, w_h, b, xs, h0, c0, *rest, config, keep, lanes=1, weights_first
         product anew at every step, and large weights take longer to pack than to multiply.
       widen: whether a step's operands are rounded to `config.dtype` but multiplied as `wide`: a CPU is slow at products
         of few rows in bfloat16.
+      spare: columns of zeros beside w_h. A CPU runs the products of two lanes one after the other where it takes each
+        for too small to be shared among threads.
 
     Returns:
       hs [T, B, H], h and c [B, H], and with `keep` the residuals: for "gates" the four tanh of each step [T, B, 4H]
@@ -62,7 +64,9 @@ def forward(w_x, w_h, b, xs, h0, c0, *rest, config, keep, lanes=1, weights_first
         w_x, w_h, b = (w * lax.expand_dims(half.astype(w.dtype), range(w.ndim - 1)) for w in (w_x, w_h, b))
         half = None
     w_x, w_h, b = w_x.astype(config.dtype), _held(w_h, config, wide, widen), b.astype(wide)
-    # Behind a barrier, which keeps XLA from undoing it.
+    # Behind barriers, which keep XLA from undoing it.
+    if spare:
+        w_h = lax.optimization_barrier(jnp.concatenate([w_h, jnp.zeros((H, spare), w_h.dtype)], -1))
     first, second = (lax.optimization_barrier(w_h.T), None) if weights_first else (None, w_h)
     gates = keep and config.residuals == "gates"
     outputs = keep and config.residuals == "outputs"
@@ -86,6 +90,8 @@ def forward(w_x, w_h, b, xs, h0, c0, *rest, config, keep, lanes=1, weights_first
                     restart = _row(chunks.reset, t, lane)[:, None]
                     h_before, c_before = jnp.where(restart, h0[lane], h), jnp.where(restart, c0[lane], c)
                 zh = _times(chunks.dropped(h_before, lane), first, second, config, wide, widen)
+                if spare:
+                    zh = lax.optimization_barrier(zh)[:, : 4 * H]
                 z = _row(zx, j, lane) + zh
                 a = jnp.tanh(z if half is None else z * half[None])
                 i, f, g, o = _activate(a)

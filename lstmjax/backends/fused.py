@@ -341,7 +341,7 @@ def _primitive(name, function, static, layouts, avals, xs=None, tuned=None, on_g
     """A primitive that lowers to `function` over groups; outside of jit it is jitted once per static parameters.
 
     xs: which operand the sequence is, w_h being two before it.
-    tuned: (T, B, H, dtype of the products) -> options of `function` for a CPU.
+    tuned: T, B, H, dtype of the products, devices (and keep) -> options of `function` for a CPU.
     on_gpu: what does the same in one kernel, where `kernel.usable`.
     """
 
@@ -361,9 +361,8 @@ def _primitive(name, function, static, layouts, avals, xs=None, tuned=None, on_g
     def on_cpu(*args, devices, **params):
         (T, groups, B), H = args[xs].shape[:3], args[xs - 2].shape[1]
         params = chosen(args, params)
-        options = tuned(T, -(-B // devices), H, params["config"].dtype) if groups == 1 else {}
-        if devices > 1:  # the batch may be split over them, and a lane would lie on one of them
-            options = options | {"lanes": 1}
+        keep = {name: params[name] for name in ("keep",) if name in params}
+        options = tuned(T, -(-B // devices), H, params["config"].dtype, devices=devices, **keep) if groups == 1 else {}
         return _grouped(partial(function, **params, **options), *layouts(**params))(*args)
 
     def on_cuda(*args, devices, **params):

@@ -58,16 +58,23 @@ def _avx512():
     return any(name == "X86_V4" or name.startswith("AVX512") for name in names)
 
 
-def forward(T, B, H, dtype):
-    """Options of forward for a CPU, which takes a row in bfloat16 at a third of its speed in float32. It transposes the
-    weights to have them first, which takes as long as some steps save."""
-    first = T >= 16 and _weights_first(B, H, units=513 if _avx512() else 129, numbers=2048)
-    # Not float16, whose numbers below 6e-5 are lost where it is held in a wider one.
-    widen = B == 1 and jnp.finfo(dtype).bits < 32 and jnp.finfo(dtype).nexp == jnp.finfo(jnp.float32).nexp
-    return {"lanes": _lanes(B, H), "weights_first": first, "widen": widen}
+def forward(T, B, H, dtype, *, keep=False, devices=1):
+    """Options of forward for a CPU, or for each of several that the batch may be split over, where a lane would lie on
+    one of them.
+
+    To have the weights first it transposes them, which takes as long as some steps save.
+    """
+    first = T >= 16 and _weights_first(B, H, units=768 if _avx512() else 129, numbers=2048)
+    lanes, spare = _lanes(B, H), 0
+    # With a few more columns these weights are just large enough for XLA to run the lanes at the same time.
+    if not keep and T >= 16 and 32 <= B <= 128 and 4 * H * H <= 2**16 < H * (4 * H + 32):
+        lanes, spare = 2, 32
+    if devices > 1:
+        lanes, spare = 1, 0
+    return {"lanes": lanes, "weights_first": first, "widen": _widen(B, dtype), "spare": spare}
 
 
-def backward(T, B, H, dtype):
+def backward(T, B, H, dtype, *, devices=1):
     """The same of backward, which has to transpose the weights where they are not first, and has more to do beside a
     product."""
     if _avx512():
@@ -75,4 +82,12 @@ def backward(T, B, H, dtype):
         lanes = 2 if 32 <= B <= 64 and 512 < H <= 1024 else _lanes(B, H)
     else:
         first, lanes = _weights_first(B, H, units=129, numbers=2048), _lanes(B, H)
-    return forward(T, B, H, dtype) | {"lanes": lanes, "weights_first": H >= 768 or first}
+    if devices > 1:
+        lanes = 1
+    return {"lanes": lanes, "weights_first": H >= 768 or first, "widen": _widen(B, dtype)}
+
+
+def _widen(B, dtype):
+    """Whether a step multiplies float32: a row in bfloat16 takes three times as long. Not float16, whose numbers below
+    6e-5 are lost where it is held in a wider one."""
+    return B == 1 and jnp.finfo(dtype).bits < 32 and jnp.finfo(dtype).nexp == jnp.finfo(jnp.float32).nexp
