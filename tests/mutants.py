@@ -968,6 +968,27 @@ FUSED = [
             "test_backends.py::test_recurrent_dropout_equals_scan",
         ),
         (
+            "fused-index",
+            "every step looks whether its index is negative",
+            "allow_negative_indices=False",
+            "allow_negative_indices=True",
+            "test_backends.py::test_a_step_of_inference_is_few_operations",
+        ),
+        (
+            "fused-equal-buffers",
+            "buffers begin alike, and are copied",
+            "lax.full(shape, mark, dtype)",
+            "lax.full(shape, 0, dtype)",
+            "test_backends.py::test_no_buffer_of_all_steps_is_copied",
+        ),
+        (
+            "fused-spare-state",
+            "spare columns are gates too",
+            "zh = lax.optimization_barrier(zh)[:, : 4 * H]",
+            "zh = lax.optimization_barrier(zh)[:, -4 * H :]",
+            "test_backends.py::test_what_is_tuned_for_a_cpu_changes_nothing",
+        ),
+        (
             "fused-dropout-state",
             "the gradient of h passes units that are dropped",
             "dh_t = chunks.dropped(_times(dz_t, held_h, h_back, config, wide, widen), lane)",
@@ -990,6 +1011,13 @@ FUSED = [
             "units <= H and 1 < B <= 64",
             "units <= H and B <= 64",
             "test_backends.py::test_a_step_is_tuned_on_a_cpu_only",
+        ),
+        (
+            "fused-spare-training",
+            "a gradient has spare columns too",
+            "if not keep and T >= 16",
+            "if T >= 16",
+            "test_backends.py::test_inference_has_spare_columns_where_they_make_lanes_run_together",
         ),
         (
             "fused-few-steps",

@@ -351,7 +351,7 @@ TUNED = {
         (8, 513, (1, True), (1, True)),
         (64, 513, (1, True), (1, True)),
         (2, 768, (1, False), (1, True)),
-        (1, 768, (1, False), (1, False)),  # a row is not packed
+        (1, 2048, (1, False), (1, False)),  # a row is not packed
     ],
     True: [
         (64, 511, (2, False), (2, False)),
