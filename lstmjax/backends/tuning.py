@@ -66,8 +66,10 @@ def forward(T, B, H, dtype, *, keep=False, devices=1):
     """
     first = T >= 16 and _weights_first(B, H, units=768 if _avx512() else 129, numbers=2048)
     lanes, spare = _lanes(B, H), 0
-    # With a few more columns these weights are just large enough for XLA to run the lanes at the same time.
-    if not keep and T >= 16 and 32 <= B <= 128 and 4 * H * H <= 2**16 < H * (4 * H + 32):
+    # With a few more columns these weights are just large enough for XLA to run the lanes at the same time; products in
+    # bfloat16 take longer for it.
+    small = 4 * H * H <= 2**16 < H * (4 * H + 32)
+    if not keep and T >= 16 and 32 <= B <= 128 and small and dtype == jnp.float32:
         lanes, spare = 2, 32
     if devices > 1:
         lanes, spare = 1, 0
