@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +115,37 @@ def load(folder: str | Path, template: Callable[[dict[str, Any]], Any]) -> tuple
         if kind(array) != kind(wanted[name]):
             raise ValueError(f"{folder / WEIGHTS}: {name} should be {kind(wanted[name])}, got {kind(array)}")
     return jax.tree.unflatten(jax.tree.structure(shapes), [arrays[name] for name in wanted]), record["about"]
+
+
+def load_model(
+    folder: str | Path, noun: str, tasks: Sequence[str], describe: Callable[[dict[str, Any]], tuple[Any, Any]]
+) -> Any:
+    """Read a model of a task: a named tuple with a field `params`, whose `about` says the task.
+
+    Args:
+      folder: of the model.
+      noun: what it should be, for the message.
+      tasks: of which it may be.
+      describe: about -> the model without params, and the shapes and dtypes that these must have. What it raises
+        (KeyError, TypeError, ValueError) says that `about` describes no such model.
+
+    Raises:
+      As `load`; ValueError: a model of another task, or one that cannot be described.
+    """
+    models: list[Any] = []
+
+    def template(about: dict[str, Any]) -> Any:
+        try:
+            if about["task"] not in tasks:
+                raise TypeError(f"it is of the task {about['task']}")
+            model, shapes = describe(about)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{Path(folder) / ABOUT} describes no {noun}: {error!r}") from None
+        models.append(model)
+        return shapes
+
+    params, _ = load(folder, template)
+    return models[0]._replace(params=params)
 
 
 def read_about(folder: Path) -> dict[str, Any]:

@@ -351,25 +351,17 @@ def save(model: Model, folder: str | Path) -> Path:
 
 
 def load(folder: str | Path) -> Model:
-    """Read what `save` wrote; what it refuses is that of `checkpoint.load`."""
-    parts: list[Any] = []
+    """Read what `save` wrote; what it refuses is that of `checkpoint.load_model`."""
 
-    def template(about):
-        try:
-            if about["task"] != "classify":
-                raise TypeError(f"it is of the task {about['task']}")
-            recipe = recipes.from_json(about["recipe"])
-            read, labels = Reader.from_json(about["reader"]), tuple(about["labels"])
-            thresholds = tuple(float("inf") if t is None else float(t) for t in about["thresholds"])
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"{Path(folder) / checkpoint.ABOUT} describes no text classifier: {error!r}") from None
-        parts.extend((recipe, read, labels, thresholds))
+    def describe(about: dict[str, Any]) -> tuple[Model, Any]:
+        recipe, read = recipes.from_json(about["recipe"]), Reader.from_json(about["reader"])
+        labels = tuple(about["labels"])
+        thresholds = tuple(float("inf") if t is None else float(t) for t in about["thresholds"])
         words = len(read.vocabulary) if recipe.linear_part else 0
-        draw = partial(_init, recipe=recipe, vocabulary=read.size, classes=len(labels), words=words)
-        return jax.eval_shape(lambda: jax.vmap(draw)(jax.random.split(jax.random.key(0), recipe.members)))
+        init = partial(_init, recipe=recipe, vocabulary=read.size, classes=len(labels), words=words)
+        return Model(None, recipe, read, labels, thresholds), members.shapes(init, recipe)  # type: ignore[arg-type]
 
-    params, _ = checkpoint.load(folder, template)
-    return Model(params, *parts)
+    return checkpoint.load_model(folder, "text classifier", ("classify",), describe)
 
 
 def _probabilities(params, sequences, recipe, classes):

@@ -257,21 +257,14 @@ def save(model: Model, folder: str | Path) -> Path:
 
 
 def load(folder: str | Path) -> Model:
-    """Read what `save` wrote; what it refuses is that of `checkpoint.load`."""
-    parts: list[Any] = []
+    """Read what `save` wrote; what it refuses is that of `checkpoint.load_model`."""
 
-    def template(about):
-        try:
-            if about["task"] != "language":
-                raise TypeError(f"it is of the task {about['task']}")
-            parts.extend((recipes.from_json(about["recipe"]), Reader.from_json(about["reader"])))
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"{Path(folder) / checkpoint.ABOUT} describes no language model: {error!r}") from None
-        recipe, read = parts
-        return jax.eval_shape(lambda: _init(jax.random.key(0), recipe, read.size))
+    def describe(about: dict[str, Any]) -> tuple[Model, Any]:
+        recipe, read = recipes.from_json(about["recipe"]), Reader.from_json(about["reader"])
+        shapes = jax.eval_shape(lambda: _init(jax.random.key(0), recipe, read.size))
+        return Model(None, recipe, read), shapes  # type: ignore[arg-type]
 
-    params, _ = checkpoint.load(folder, template)
-    return Model(params, *parts)
+    return checkpoint.load_model(folder, "language model", ("language",), describe)
 
 
 def _checked(recipe):

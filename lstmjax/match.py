@@ -113,12 +113,7 @@ def predict(model: Model, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
     for pair in pairs:
         if isinstance(pair, str) or len(pair) != 2 or not all(isinstance(words, str) for words in pair):
             raise TypeError(f"pairs should hold two strings each, got {pair!r}"[:200])
-    found = _outputs(
-        members.Alone(model.params),
-        [ids_of(model, *pair) for pair in pairs],
-        model.recipe,
-        model.span,
-    )[0]
+    found = _outputs(members.Alone(model.params), [ids_of(model, *pair) for pair in pairs], model)[0]
     return _scores(found, model.span) if model.recipe.target == "score" else found
 
 
@@ -219,25 +214,16 @@ def save(model: Model, folder: str | Path) -> Path:
 
 
 def load(folder: str | Path) -> Model:
-    """Read what `save` wrote; what it refuses is that of `checkpoint.load`."""
-    parts: list[Any] = []
+    """Read what `save` wrote; what it refuses is that of `checkpoint.load_model`."""
 
-    def template(about):
-        try:
-            if about["task"] != "match":
-                raise TypeError(f"it is of the task {about['task']}")
-            recipe = recipes.from_json(about["recipe"])
-            read, labels = Reader.from_json(about["reader"]), tuple(about["labels"])
-            low, high = about["span"]
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"{Path(folder) / checkpoint.ABOUT} describes no matcher: {error!r}") from None
-        model = Model(None, recipe, read, labels, (low, high))  # type: ignore[arg-type]
-        parts.append(model)
-        draw = partial(_init, model=model, words=read.size if recipe.linear_part else 0)
-        return jax.eval_shape(lambda: jax.vmap(draw)(jax.random.split(jax.random.key(0), recipe.members)))
+    def describe(about: dict[str, Any]) -> tuple[Model, Any]:
+        recipe, read = recipes.from_json(about["recipe"]), Reader.from_json(about["reader"])
+        low, high = about["span"]
+        model = Model(None, recipe, read, tuple(about["labels"]), (low, high))  # type: ignore[arg-type]
+        init = partial(_init, model=model, words=read.size if recipe.linear_part else 0)
+        return model, members.shapes(init, recipe)
 
-    params, _ = checkpoint.load(folder, template)
-    return parts[0]._replace(params=params)
+    return checkpoint.load_model(folder, "matcher", ("match",), describe)
 
 
 def _task(training, dev, recipe):
@@ -267,8 +253,7 @@ def _task(training, dev, recipe):
     if recipe.linear_part:
         if recipe.head == "manhattan":
             raise ValueError('linear_part = True is for the heads that have logits, and head = "manhattan" has none')
-        classes = len(labels) if recipe.target == "label" else span[1] - span[0] + 1
-        part = bag.fit_pairs(pairs, trained, read.size, classes)  # type: ignore[arg-type]
+        part = bag.fit_pairs(pairs, trained, read.size, _classes(model))  # type: ignore[arg-type]
     beside = partial(members.beside, part=part)
 
     def batch(bucket):
@@ -277,7 +262,7 @@ def _task(training, dev, recipe):
         return matcher.Batch(*both, *(members.filled(values, bucket, recipe.batch_size) for values in (trained, ones)))
 
     def evaluate(params):
-        found = _outputs(beside(params), dev_pairs, recipe, span)
+        found = _outputs(beside(params), dev_pairs, model)
         if recipe.target == "score":
             scores = [_scores(one, span) for one in found]
             return {
@@ -380,16 +365,14 @@ def outputs_of(model: Model, first: matcher.Text, second: matcher.Text) -> np.nd
     return _scores(found, model.span) if model.recipe.target == "score" else found
 
 
-def _outputs(params, pairs, recipe, span):
-    """Probabilities [k, N, K] of k models, or for "manhattan" similarities [k, N, 1]."""
-    head = (params.params if isinstance(params, members.Alone) else params).head
-    classes = jax.tree.leaves(head)[0].shape[-1] if head is not None else 1
+def _outputs(params, pairs, model):
+    """Of k models like this one: probabilities [k, N, K], or for "manhattan" similarities [k, N, 1]."""
     lengths = [max(map(len, pair)) for pair in pairs]
 
     def of(bucket, size):
-        return _predict(params, *_texts(pairs, bucket, size), options=recipes.options(recipe))
+        return _predict(params, *_texts(pairs, bucket, size), options=recipes.options(model.recipe))
 
-    return members.in_batches(lengths, of, (members.count(params), classes))
+    return members.in_batches(lengths, of, (members.count(params), _classes(model)))
 
 
 @partial(jax.jit, static_argnames="options")
@@ -420,13 +403,20 @@ def _scores(found, span):
     return np.asarray(matcher.expected_score(found, low))
 
 
+def _classes(model):
+    """How many answers the head of a model gives for a pair."""
+    low, high = model.span
+    if model.recipe.head == "manhattan":
+        return 1
+    return len(model.labels) if model.recipe.target == "label" else high - low + 1
+
+
 def _init(key, *, model, words=0):
-    recipe, (low, high) = model.recipe, model.span
-    classes = len(model.labels) if recipe.target == "label" else 1 if recipe.head == "manhattan" else high - low + 1
+    recipe = model.recipe
     return matcher.init(
         key,
         vocabulary=model.reader.size + recipe.overlap,
-        classes=classes,
+        classes=_classes(model),
         head=recipe.head,
         embedding=recipe.embedding,
         hidden=recipe.hidden,

@@ -156,6 +156,11 @@ def models_of(model: Any, task: Task, swept: train.Swept, each: Sequence[Recipe]
     ]
 
 
+def shapes(init: Callable[[jax.Array], Any], recipe: Recipe) -> Any:
+    """The shapes and dtypes of the params of a recipe's members, where `init` makes those of one from a key."""
+    return jax.eval_shape(lambda: _draw(init, recipe, jax.random.key(0)))
+
+
 def beside(params: Any, part: Any) -> Any:
     """Params of members, or of models of members, with the linear part `bag` that was fitted by itself beside each; as
     they are if there is None."""
@@ -292,11 +297,16 @@ def _metric(task):
 def _begin(task, recipe):
     """Params and key of a model with this recipe."""
     k_init, k_train = jax.random.split(jax.random.key(recipe.seed))
-    params = jax.vmap(task.init)(jax.random.split(k_init, recipe.members))
+    params = _draw(task.init, recipe, k_init)
     if task.known is not None:
         rows, known = task.known
         params = params._replace(embedding=params.embedding.at[:, rows].set(known))
     return params, k_train
+
+
+def _draw(init, recipe, key):
+    """Params of a recipe's members."""
+    return jax.vmap(init)(jax.random.split(key, recipe.members))
 
 
 def _loss(params, batch, key, *, loss, recipe, apart):

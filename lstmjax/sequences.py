@@ -170,27 +170,18 @@ def save(model: Model, folder: str | Path) -> Path:
 
 
 def load(folder: str | Path) -> Model:
-    """Read what `save` wrote; what it refuses is that of `checkpoint.load`."""
-    parts: list[Any] = []
+    """Read what `save` wrote; what it refuses is that of `checkpoint.load_model`."""
 
-    def template(about):
-        try:
-            if about["task"] != "sequence":
-                raise TypeError(f"it is of the task {about['task']}")
-            recipe, kind = recipes.from_json(about["recipe"]), Kind(**about["kind"])
-            checks.one_of("answer", kind.answer, sequencer.ANSWERS)
-            moments = standard.from_json(about["moments"]) if recipe.standardise else None
-            if moments is not None and len(moments.mean) != kind.inputs:
-                raise ValueError(f"moments of {len(moments.mean)} features, and {kind.inputs} inputs")
-            draw = partial(_init, recipe=recipe, kind=kind)
-            shapes = jax.eval_shape(lambda: jax.vmap(draw)(jax.random.split(jax.random.key(0), recipe.members)))
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{Path(folder) / checkpoint.ABOUT} describes no model of sequences: {error!r}") from None
-        parts.append(Model(None, recipe, kind, moments))  # type: ignore[arg-type]
-        return shapes
+    def describe(about: dict[str, Any]) -> tuple[Model, Any]:
+        recipe, kind = recipes.from_json(about["recipe"]), Kind(**about["kind"])
+        checks.one_of("answer", kind.answer, sequencer.ANSWERS)
+        moments = standard.from_json(about["moments"]) if recipe.standardise else None
+        if moments is not None and len(moments.mean) != kind.inputs:
+            raise ValueError(f"moments of {len(moments.mean)} features, and {kind.inputs} inputs")
+        shapes = members.shapes(partial(_init, recipe=recipe, kind=kind), recipe)
+        return Model(None, recipe, kind, moments), shapes  # type: ignore[arg-type]
 
-    params, _ = checkpoint.load(folder, template)
-    return parts[0]._replace(params=params)
+    return checkpoint.load_model(folder, "model of sequences", ("sequence",), describe)
 
 
 def _digits(images, recipe):

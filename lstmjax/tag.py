@@ -258,23 +258,15 @@ def save(model: Model, folder: str | Path) -> Path:
 
 
 def load(folder: str | Path) -> Model:
-    """Read what `save` wrote; what it refuses is that of `checkpoint.load`."""
-    parts: list[Any] = []
+    """Read what `save` wrote; what it refuses is that of `checkpoint.load_model`."""
 
-    def template(about):
-        try:
-            if about["task"] not in ("tag", "roles"):
-                raise TypeError(f"it is of the task {about['task']}")
-            recipe = recipes.from_json(about["recipe"])
-            read, tags = Reader.from_json(about["reader"]), tuple(about["tags"])
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"{Path(folder) / checkpoint.ABOUT} describes no tagger: {error!r}") from None
-        parts.extend((recipe, read, tags))
-        draw = partial(_init, recipe=recipe, vocabulary=read.size, tags=len(tags))
-        return jax.eval_shape(lambda: jax.vmap(draw)(jax.random.split(jax.random.key(0), recipe.members)))
+    def describe(about: dict[str, Any]) -> tuple[Model, Any]:
+        recipe, read = recipes.from_json(about["recipe"]), Reader.from_json(about["reader"])
+        tags = tuple(about["tags"])
+        init = partial(_init, recipe=recipe, vocabulary=read.size, tags=len(tags))
+        return Model(None, recipe, read, tags), members.shapes(init, recipe)  # type: ignore[arg-type]
 
-    params, _ = checkpoint.load(folder, template)
-    return Model(params, *parts)
+    return checkpoint.load_model(folder, "tagger", ("tag", "roles"), describe)
 
 
 def _checked(recipe):

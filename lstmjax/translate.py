@@ -264,25 +264,16 @@ def save(model: Model, folder: str | Path) -> Path:
 
 
 def load(folder: str | Path) -> Model:
-    """Read what `save` wrote; what it refuses is that of `checkpoint.load`."""
-    parts: list[Any] = []
+    """Read what `save` wrote; what it refuses is that of `checkpoint.load_model`."""
 
-    def template(about):
-        try:
-            if about["task"] != "translate":
-                raise TypeError(f"it is of the task {about['task']}")
-            recipe = recipes.from_json(about["recipe"])
-            source, target = (Reader.from_json(about[side]) for side in ("source", "target"))
-            ratio = checks.positive("ratio", about.get("ratio", 2.0))  # models of before have none
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"{Path(folder) / checkpoint.ABOUT} describes no translator: {error!r}") from None
+    def describe(about: dict[str, Any]) -> tuple[Model, Any]:
+        recipe = recipes.from_json(about["recipe"])
+        source, target = (Reader.from_json(about[side]) for side in ("source", "target"))
+        ratio = checks.positive("ratio", about.get("ratio", 2.0))  # models of before have none
         model = Model(None, recipe, source, target, ratio)  # type: ignore[arg-type]
-        parts.append(model)
-        draw = partial(_init, model=model)
-        return jax.eval_shape(lambda: jax.vmap(draw)(jax.random.split(jax.random.key(0), recipe.members)))
+        return model, members.shapes(partial(_init, model=model), recipe)
 
-    params, _ = checkpoint.load(folder, template)
-    return parts[0]._replace(params=params)
+    return checkpoint.load_model(folder, "translator", ("translate",), describe)
 
 
 def ids_of(read: Reader, words: str) -> np.ndarray:
