@@ -5,11 +5,14 @@ weight, of the inputs and of both initial states. Packages are imported by the e
 is not installed is only absent.
 """
 
+import json
 import os
+import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -310,18 +313,40 @@ def _torch(case, dtype, traced=False):
         return Operands(_nest(layers, 1 + bidirectional), _nest(states, 1 + bidirectional), xs)
 
     def uncompiled(function, *operands):
-        return Compiled(function, None, None)
+        return Compiled(function, None, _torch_temp(function, operands) if device == "cpu" else None)
 
     def compiled(function, *operands):
         module, *rest = operands
         start = time.perf_counter()
         # Of the module, not of the gradient: Dynamo does not trace torch.autograd.grad.
         traced = torch.compile(module)
-        call = uncompiled(lambda module, *rest: function(traced, *rest)).call
+
+        def call(module, *rest):
+            return function(traced, *rest)
+
         call(module, *rest)
         return Compiled(call, time.perf_counter() - start, None)
 
     return Implementation(own, forward, train, outputs, gradients, compiled if traced else uncompiled)
+
+
+def _torch_temp(function, operands):
+    """The bytes that a call holds at most beside its operands and results, by every allocation of PyTorch's own; what
+    oneDNN takes for itself is not among them."""
+    from torch.profiler import ProfilerActivity, profile
+
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else it writes on stderr when it begins and when it ends
+    function(*operands)  # what the first call alone takes
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as taken:
+        held = function(*operands)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "trace.json"
+        taken.export_chrome_trace(str(path))
+        events = json.loads(path.read_text())["traceEvents"]
+    del held  # so that what is left at the end of the trace are the results
+    changes = sorted((event["ts"], event["args"]["Bytes"]) for event in events if event.get("name") == "[memory]")
+    living = np.cumsum([0, *(size for _, size in changes)])
+    return int(living.max() - living[-1])
 
 
 def _torch_lacks(case, dtype):

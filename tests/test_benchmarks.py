@@ -111,11 +111,35 @@ def test_runs_are_compared_over_the_shapes_that_all_have(monkeypatch, tmp_path, 
     files = [tmp_path / f"{name}.json" for name in ("first", "second")]
     for file, rows in zip(files, runs, strict=True):
         file.write_text(json.dumps({"rows": rows, "machine": {"cpu": "a chip", "cpu_taken_by_others": 0.04}}))
-    monkeypatch.setattr(sys, "argv", ["agree.py", *map(str, files)])
+    monkeypatch.setattr(sys, "argv", ["agree.py", *map(str, files), "--rows", "torch"])
     assert agree.main() == 0
     printed = capsys.readouterr().out
     assert "1.33" in printed
+    assert [line.split("│")[4].strip() for line in printed.splitlines() if "│ 1,1,1," in line] == [
+        "3.25 (2.00 to 4.50)",
+        "5.00 (2.00 to 8.00)",
+        "",
+    ]
+    monkeypatch.setattr(sys, "argv", ["agree.py", *map(str, files), "--rows", "keras"])
+    with pytest.raises(SystemExit):
+        agree.main()
+    assert "--rows should name some of torch, got keras" in capsys.readouterr().err
     assert "first: a chip; others had 4 % of the CPU" in printed
+
+
+def test_what_a_call_of_pytorch_holds(monkeypatch):
+    """Beside its operands and its results."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    torch, rivals = pytest.importorskip("torch"), importlib.import_module("rivals")
+
+    def call(given):  # of a million bytes
+        twice = 2 * given
+        more = twice + given
+        return more - twice
+
+    given = torch.ones(1000, 250)
+    assert 2_000_000 <= rivals._torch_temp(call, [given]) < 2_001_000
+    assert rivals._torch_temp(torch.neg, [given]) < 1000
 
 
 @pytest.mark.parametrize("variant", ["plain", "bidirectional", "stack2", "lengths"])
