@@ -4,7 +4,8 @@
 
 A step takes the batch as one lane or as two, and the state or the weights as the first operand of its product. All
 four are timed, forward and backward apart, against what fused takes by itself; and forward of small weights two lanes
-with spare columns too. A ratio below 1 is a choice that would be faster here. All are first compared with one another.
+with spare columns too, backward of one chunk the other order in the product of dx. A ratio below 1 is a choice that
+would be faster here. All are first compared with one another.
 """
 
 import argparse
@@ -32,6 +33,7 @@ SHAPES = [
 ]
 CHOICES = [dict(lanes=lanes, weights_first=first) for lanes, first in product((1, 2), (False, True))]
 SPARE = dict(lanes=2, weights_first=False, spare=32)
+OTHER = "the other order for dx"
 BOUND = {"float32": 1e-4, "bfloat16": 1e-1}
 
 
@@ -42,7 +44,7 @@ def main() -> int:
         print(f"these rules are for a CPU, and JAX runs on {jax.default_backend()}", file=sys.stderr)
         return 2
     about = {"cpu": timing.cpu_name(), "threads": timing.threads(), "jax": jax.__version__, "dtype": args.dtype}
-    columns = [_said(choice) for choice in [*CHOICES, SPARE]]
+    columns = [*(_said(choice) for choice in [*CHOICES, SPARE]), OTHER]
     table = Table("T,B,D,H", "mode", "ms", *columns, "the rule's")
     rows = []
     for case in args.shape:
@@ -80,8 +82,13 @@ def _arguments():
 def _measure(case, mode, args):
     """The row of one shape and mode."""
     function, operands, rule = _problem(case, mode, jnp.dtype(args.dtype))
-    choices = [*CHOICES, SPARE] if mode == "forward" and 4 * case.H**2 <= 2**16 else CHOICES
-    compiled = {_said(choice): timing.compile_jax(partial(function, **choice), *operands) for choice in choices}
+    choices = {_said(choice): choice for choice in CHOICES}
+    if mode == "forward" and 4 * case.H**2 <= 2**16:
+        choices[_said(SPARE)] = SPARE
+    if mode == "backward" and function.keywords["config"].chunk == case.T:
+        x_first = function.keywords["x_first"]
+        choices[OTHER] = choices[rule] | {"x_first": not x_first}
+    compiled = {name: timing.compile_jax(partial(function, **choice), *operands) for name, choice in choices.items()}
     found = {name: jax.tree.leaves(each.call(*operands)) for name, each in compiled.items()}
     first = found[_said(CHOICES[0])]
     for name, arrays in found.items():
@@ -105,18 +112,18 @@ def _problem(case, mode, dtype):
         reverse=False,
         dtype=dtype,
         stored=jnp.dtype("float32"),
-        chunk=min(T, tuning.chunk(T, B, operands[0], operands[1], lean=False)),
+        chunk=min(T, tuning.chunk(T, B, operands[0], operands[1])),
         residuals="gates",
         precision=None,
         rest=(),
         insist=False,
     )
-    rule = _said((tuning.forward if mode == "forward" else tuning.backward)(T, B, H, dtype))
     if mode == "forward":
-        return partial(chunked.forward, config=config, keep=False), operands, rule
+        return partial(chunked.forward, config=config, keep=False), operands, _said(tuning.forward(T, B, H, dtype))
+    rule = tuning.backward(T, B, H, dtype, inputs=case.D)
     hs, h, c, *kept = jax.jit(partial(chunked.forward, config=config, keep=True))(*operands)
     operands = [jnp.ones_like(hs), h, c, *operands, hs, *kept]
-    return partial(chunked.backward, config=config, wrt=(True,) * 6), operands, rule
+    return partial(chunked.backward, config=config, wrt=(True,) * 6, x_first=rule["x_first"]), operands, _said(rule)
 
 
 def _said(choice):

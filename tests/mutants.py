@@ -1020,6 +1020,27 @@ FUSED = [
             "test_backends.py::test_inference_has_spare_columns_where_they_make_lanes_run_together",
         ),
         (
+            "fused-lean-chunk",
+            "a second gradient of the weights is made where all steps take less",
+            "return T if 4 * (T - K) * step <= weights else K",
+            "return K",
+            "test_memory.py::test_outputs_are_all_that_is_kept",
+        ),
+        (
+            "fused-lean-steps",
+            "chunks are as long where memory counts as where time does",
+            "max(min(1.3e6 / step, 10), min(weights / (8 * step), 20), math.sqrt(T / 20), 5)",
+            "min(max(1.3e6 / step, weights / (2.5 * step), 5), 50)",
+            "test_memory.py::test_outputs_are_all_that_is_kept",
+        ),
+        (
+            "fused-x-transposed",
+            "the weights of the inputs are transposed for a few rows",
+            '"x_first": few or lean',
+            '"x_first": lean',
+            "test_backends.py::test_dx_of_few_rows_takes_the_weights_as_they_lie",
+        ),
+        (
             "fused-few-steps",
             "weights are transposed for a few steps",
             "first = T >= 16 and _weights_first(",
@@ -1030,10 +1051,17 @@ FUSED = [
     *of(
         "backends/fused.py",
         (
+            "fused-x-lean",
+            "memory does not count where it was asked for",
+            '"lean": lean}',
+            '"lean": False}',
+            "test_backends.py::test_dx_of_few_rows_takes_the_weights_as_they_lie",
+        ),
+        (
             "fused-vmap-chunks",
             "a vmap over sequences has the chunks of one of them",
-            "(tuning.chunk(T, xs.size // (T * D), params.w_x, params.w_h, True) if lean else 0)",
-            "tuning.chunk(T, xs.size // (T * D), params.w_x, params.w_h, lean)",
+            "(tuning.lean_chunk(T, xs.size // (T * D), params.w_x, params.w_h) if lean else 0)",
+            "tuning.chunk(T, xs.size // (T * D), params.w_x, params.w_h)",
             "test_backends.py::test_vmap_over_sequences_has_the_chunks_of_a_batch",
         ),
         (

@@ -327,12 +327,13 @@ def test_what_is_tuned_for_a_cpu_changes_nothing(x64, chunk, residuals, rest, re
     operands = [*p.params[:3], p.xs, *p.state, *(jnp.asarray(given[name]) for name in rest)]
     cotangents = [rng.standard_normal(shape) for shape in ((T, 5, H), (5, H), (5, H))]
 
-    def both(lanes, weights_first, spare=0):
+    def both(lanes, weights_first, spare=0, x_first=False):
         options = dict(config=config, lanes=lanes, weights_first=weights_first)
         hs, h, c, *kept = chunked.forward(*operands, keep=True, spare=spare, **options)
-        return hs, h, c, kept, chunked.backward(*cotangents, *operands, hs, *kept, wrt=(True,) * 6, **options)
+        back = functools.partial(chunked.backward, wrt=(True,) * 6, x_first=x_first, **options)
+        return hs, h, c, kept, back(*cotangents, *operands, hs, *kept)
 
-    tuned = [(1, False), (1, True), (2, False), (3, True), (2, False, 3)]
+    tuned = [(1, False), (1, True), (2, False), (3, True), (2, False, 3), (1, False, 0, True)]
     one, *others = (jax.jit(functools.partial(both, *options), compiler_options=QUICK)() for options in tuned)
     for other in others:
         chex.assert_trees_all_close(other, one, rtol=0, atol=1e-13)
@@ -431,6 +432,29 @@ def test_few_steps_are_not_worth_a_transpose():
         run = jax.jit(functools.partial(lstmjax.run, backend="fused"))
         text = jax.export.export(run, platforms=("cpu",))(params, xs).mlir_module()
         assert ("tensor<3072x768xf32>, tensor<768x8xf32>" in text) == first
+
+
+@pytest.mark.parametrize(
+    ("steps", "inputs", "options", "first"),
+    [
+        (16, 256, {}, True),
+        (16, 255, {}, False),
+        (17, 256, {}, False),  # more rows than the weights have
+        (16, 256, dict(compute_dtype="bfloat16"), False),
+        (16, 256, dict(chunk=8), False),
+        (17, 256, dict(residuals="outputs", chunk=17), True),  # for its memory
+    ],
+)
+def test_dx_of_few_rows_takes_the_weights_as_they_lie(steps, inputs, options, first):
+    """On a CPU, which else would transpose them for it."""
+    params = jax.eval_shape(lambda: lstmjax.init_lstm(jax.random.key(0), inputs, 8))
+    xs = jax.ShapeDtypeStruct((steps, 16, inputs), jnp.float32)
+    gradient = jax.jit(jax.grad(lambda xs, params: lstmjax.run(params, xs, backend="fused", **options)[1].sum()))
+    for platform in ("cpu", "cuda"):
+        text = jax.export.export(gradient, platforms=(platform,))(xs, params).mlir_module()
+        assert len(re.findall(rf"tensor<{inputs}x32x\w+>, tensor<32x\d+x16x\w+>", text)) == (
+            first and platform == "cpu"
+        )
 
 
 @pytest.mark.parametrize("batch", [1, 4])

@@ -36,6 +36,23 @@ def test_twenty_thousand_steps_in_400_megabytes(options):
         assert lean < temporary(jax.grad(loss, (0, 1)), params, xs) / 2
 
 
+@pytest.mark.parametrize(
+    ("time", "batch", "hidden", "megabytes"),
+    [(50, 16, 128, 4), (50, 1, 512, 2.5), (100, 64, 64, 9), (20, 4, 512, 4), (100, 1, 128, 1.2)],
+)
+def test_outputs_are_all_that_is_kept(time, batch, hidden, megabytes):
+    """With `residuals="outputs"` a gradient holds a few steps at a time; or all of them where these are small beside
+    the weights, and then no second gradient of the weights. D = 128."""
+    params = jax.eval_shape(functools.partial(lstmjax.init_lstm, inputs=128, hidden=hidden), jax.random.key(0))
+    xs = jax.ShapeDtypeStruct((time, batch, 128), jnp.float32)
+
+    def loss(params, xs):
+        _, ys = lstmjax.run(params, xs, backend="fused", residuals="outputs")
+        return (ys * ys).sum()
+
+    assert temporary(jax.grad(loss, (0, 1)), params, xs) < megabytes * MB
+
+
 def test_checkpoints_grow_as_the_root():
     """Where the outputs are not asked for, four times the steps need about twice the memory, not four times."""
 

@@ -121,7 +121,9 @@ def forward(w_x, w_h, b, xs, h0, c0, *rest, config, keep, lanes=1, weights_first
     return [hs, _joined(h), _joined(c), *kept]
 
 
-def backward(dhs, dh, dc, w_x, w_h, b, xs, h0, c0, *rest, config, wrt, lanes=1, weights_first=False, widen=False):
+def backward(
+    dhs, dh, dc, w_x, w_h, b, xs, h0, c0, *rest, config, wrt, lanes=1, weights_first=False, widen=False, x_first=False
+):
     """The transpose of the derivative of `forward`, a chunk at a time, from the last step to the first.
 
     Args:
@@ -130,6 +132,8 @@ def backward(dhs, dh, dc, w_x, w_h, b, xs, h0, c0, *rest, config, wrt, lanes=1, 
       wrt: for each of w_x, w_h, b, xs, h0, c0 whether its gradient is asked for.
       lanes, widen: as in `forward`.
       weights_first: as in `forward`: whether a step forms w_h dz^T rather than dz w_h^T.
+      x_first: whether dx is w_x dz^T, transposed, where there is one chunk: w_x is not transposed then, which takes
+        as long as many rows of the product, and has its size.
 
     Returns:
       The gradients asked for, in the shapes and dtypes of the operands.
@@ -140,8 +144,8 @@ def backward(dhs, dh, dc, w_x, w_h, b, xs, h0, c0, *rest, config, wrt, lanes=1, 
     B, H, wide, K = xs.shape[1], w_h.shape[0], c0.dtype, chunks.K
     cast_x, cast_h, half = w_x.astype(config.dtype), w_h.astype(config.dtype), _half(H, wide)
     # Transposed once, and the barrier keeps XLA from undoing it: on a CPU it multiplies by a transpose at half the
-    # speed, or transposes anew at every step. None where a step takes the weights as they are.
-    x_back = lax.optimization_barrier(cast_x.T)
+    # speed, or transposes anew at every step. None where a product takes the weights as they are.
+    x_back = None if x_first and chunks.n == 1 else lax.optimization_barrier(cast_x.T)
     held_h = _held(w_h, config, wide, widen)
     h_back = None if weights_first or B == 1 else lax.optimization_barrier(held_h.T)
     want_wx, want_wh, want_b, want_x, want_h0, want_c0 = wrt
@@ -200,7 +204,8 @@ def backward(dhs, dh, dc, w_x, w_h, b, xs, h0, c0, *rest, config, wrt, lanes=1, 
         terms += [dz_own.astype(wide).sum((0, 1))] * want_b
         sums = [total + term for total, term in zip(sums, terms, strict=True)] if chunks.n > 1 else terms
         if want_x:
-            dxs = [chunks.put(m, dxs[0], _dot(dz_own, x_back, config, wide).astype(xs.dtype))]
+            dx = _untransposed(dz_own, cast_x, config, wide) if x_back is None else _dot(dz_own, x_back, config, wide)
+            dxs = [chunks.put(m, dxs[0], dx.astype(xs.dtype))]
         return dh, dc, dz, sums, dxs, d0
 
     weights = [w for w, wanted in zip((w_x, w_h, b), wrt, strict=False) if wanted]
@@ -413,10 +418,20 @@ def _times(x, first, second, config, wide, widen):
     x = _held(x, config, wide, widen)
     if len(x) == 1:
         return _product(first, x[0], config, wide)[None]
-    if isinstance(config.precision, tuple):  # one for each operand
-        config = config._replace(precision=config.precision[::-1])
-    # Behind barriers, else XLA turns the product round again.
-    return lax.optimization_barrier(_product(first, lax.optimization_barrier(x.T), config, wide)).T
+    return _untransposed(x, first, config, wide)
+
+
+def _untransposed(x, w, config, wide):
+    """x [..., M] times the transpose of w [N, M], which is read as it lies."""
+    precision = config.precision
+    if isinstance(precision, tuple):  # one for each operand
+        precision = precision[::-1]
+    # Behind barriers, else XLA turns the product round again. No axis of x is merged with another: a batch that is
+    # sharded over devices stays where it is.
+    x = lax.optimization_barrier(jnp.moveaxis(x.astype(config.dtype), -1, 0))
+    kind = dict(precision=precision, preferred_element_type=wider(wide, config.dtype))
+    found = lax.optimization_barrier(jnp.tensordot(w, x, 1, **kind).astype(wide))
+    return jnp.moveaxis(found, 0, -1)
 
 
 def _outer(x, dz, config, wide):

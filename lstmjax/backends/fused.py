@@ -103,7 +103,7 @@ def run(
         stored=xs.dtype if xs.dtype in (wide, dtype) else wider(dtype, xs.dtype),
         # Where what is kept has no part for each chunk, 0: it is chosen when the program is built, and it is known how
         # many sequences a vmap has brought together.
-        chunk=min(T, chunk or (tuning.chunk(T, xs.size // (T * D), params.w_x, params.w_h, True) if lean else 0)),
+        chunk=min(T, chunk or (tuning.lean_chunk(T, xs.size // (T * D), params.w_x, params.w_h) if lean else 0)),
         residuals=residuals,
         precision=precision,
         rest=tuple(given),
@@ -341,7 +341,8 @@ def _primitive(name, function, static, layouts, avals, xs=None, tuned=None, on_g
     """A primitive that lowers to `function` over groups; outside of jit it is jitted once per static parameters.
 
     xs: which operand the sequence is, w_h being two before it.
-    tuned: T, B, H, dtype of the products, devices (and keep) -> options of `function` for a CPU.
+    tuned: T, B, H, dtype of the products, devices, and keep or the inputs and whether memory counts -> options of
+      `function` for a CPU.
     on_gpu: what does the same in one kernel, where `kernel.usable`.
     """
 
@@ -352,7 +353,7 @@ def _primitive(name, function, static, layouts, avals, xs=None, tuned=None, on_g
             return params
         T, _, B = args[xs].shape[:3]
         w_x, w_h = (jax.ShapeDtypeStruct(w.shape[1:], w.dtype) for w in args[xs - 3 : xs - 1])
-        return params | {"config": config._replace(chunk=min(T, tuning.chunk(T, B, w_x, w_h, lean=False)))}
+        return params | {"config": config._replace(chunk=min(T, tuning.chunk(T, B, w_x, w_h)))}
 
     def lowered(*args, **params):
         params = chosen(args, params)
@@ -361,8 +362,11 @@ def _primitive(name, function, static, layouts, avals, xs=None, tuned=None, on_g
     def on_cpu(*args, devices, **params):
         (T, groups, B), H = args[xs].shape[:3], args[xs - 2].shape[1]
         params = chosen(args, params)
-        keep = {name: params[name] for name in ("keep",) if name in params}
-        options = tuned(T, -(-B // devices), H, params["config"].dtype, devices=devices, **keep) if groups == 1 else {}
+        options = {}
+        if groups == 1:
+            lean = params["config"].residuals == "outputs"
+            more = {"keep": params["keep"]} if "keep" in params else {"inputs": args[xs].shape[-1], "lean": lean}
+            options = tuned(T, -(-B // devices), H, params["config"].dtype, devices=devices, **more)
         return _grouped(partial(function, **params, **options), *layouts(**params))(*args)
 
     def on_cuda(*args, devices, **params):

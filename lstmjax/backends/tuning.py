@@ -9,21 +9,38 @@ import jax.numpy as jnp
 import numpy as np
 
 
-def chunk(T, B, w_x, w_h, lean):
+def chunk(T, B, w_x, w_h):
     """Steps in a chunk, by a rule measured on a CPU (benchmarks/README.md).
 
     One chunk of all steps is best where its [T, B, 4H] stays in the cache (1.3 MB) or is small beside the weights:
-    their gradient is then one GEMM, never added up. Not where `lean`, which is there to keep little.
-
-    Else so many that the [K, B, 4H] of a chunk stays in the cache, and where the weights are large, so many
-    that a chunk's gradient of them weighs little beside its steps; at most 50, or 20 if lean. Near that, a divisor of T
-    is taken if there is one: it spares the last chunk its overlap.
+    their gradient is then one GEMM, never added up. Else so many that the [K, B, 4H] of a chunk stays in the cache, and
+    where the weights are large, so many that a chunk's gradient of them weighs little beside its steps; at most 50.
     """
-    step = B * w_h.shape[1] * w_h.dtype.itemsize
-    weights = (w_x.size + w_h.size) * w_h.dtype.itemsize
-    if not lean and T * step <= max(1.3e6, 0.7 * weights):
+    step, weights = _sizes(B, w_x, w_h)
+    if T * step <= max(1.3e6, 0.7 * weights):
         return T
-    want = min(max(1.3e6 / step, weights / (2.5 * step), 5), 20 if lean else 50)
+    return _near(T, min(max(1.3e6 / step, weights / (2.5 * step), 5), 50))
+
+
+def lean_chunk(T, B, w_x, w_h):
+    """The same where what is held counts, rather than time: K steps hold 5 of their [K, B, 4H], a c [B, H] is kept for
+    each chunk, and where there are several, the gradient of the weights is there twice.
+
+    The least of that is at sqrt(T / 20) steps. More are taken, since few are slow, where they hold little beside the
+    weights or beside the cache; and all of them where they hold less than a second gradient.
+    """
+    step, weights = _sizes(B, w_x, w_h)
+    K = _near(T, max(min(1.3e6 / step, 10), min(weights / (8 * step), 20), math.sqrt(T / 20), 5))
+    return T if 4 * (T - K) * step <= weights else K
+
+
+def _sizes(B, w_x, w_h):
+    """The bytes of z [B, 4H] of a step, and of the weights."""
+    return B * w_h.shape[1] * w_h.dtype.itemsize, (w_x.size + w_h.size) * w_h.dtype.itemsize
+
+
+def _near(T, want):
+    """About so many of T steps: a divisor of T if there is one, which spares the last chunk its overlap."""
     divisors = [k for k in range(1, T + 1) if T % k == 0 and 0.6 * want <= k <= 1.6 * want]
     return min(divisors, key=lambda k: abs(math.log(k / want)), default=min(T, round(want)))
 
@@ -76,9 +93,13 @@ def forward(T, B, H, dtype, *, keep=False, devices=1):
     return {"lanes": lanes, "weights_first": first, "widen": _widen(B, dtype), "spare": spare}
 
 
-def backward(T, B, H, dtype, *, devices=1):
+def backward(T, B, H, dtype, *, inputs, lean=False, devices=1):
     """The same of backward, which has to transpose the weights where they are not first, and has more to do beside a
-    product."""
+    product.
+
+    The weights of the inputs are first where transposing these takes longer than transposing dz and dx does; and where
+    memory counts, rather than time, since it takes theirs.
+    """
     if _avx512():
         first = _weights_first(B, H, units=512, numbers=2**13)
         lanes = 2 if 32 <= B <= 64 and 512 < H <= 1024 else _lanes(B, H)
@@ -86,7 +107,13 @@ def backward(T, B, H, dtype, *, devices=1):
         first, lanes = _weights_first(B, H, units=129, numbers=2048), _lanes(B, H)
     if devices > 1:
         lanes = 1
-    return {"lanes": lanes, "weights_first": H >= 768 or first, "widen": _widen(B, dtype)}
+    few = inputs >= 256 and inputs >= T * B and jnp.finfo(dtype).bits >= 32
+    return {
+        "lanes": lanes,
+        "weights_first": H >= 768 or first,
+        "widen": _widen(B, dtype),
+        "x_first": few or lean,
+    }
 
 
 def _widen(B, dtype):
