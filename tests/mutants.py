@@ -1029,7 +1029,7 @@ FUSED = [
         (
             "fused-lean-steps",
             "chunks are as long where memory counts as where time does",
-            "max(min(1.3e6 / step, 10), min(weights / (8 * step), 20), math.sqrt(T / 20), 5)",
+            "max(min(1.3e6 / step, max(10, min(T / 16, 20))), min(weights / (8 * step), 20), math.sqrt(T / 20), 5)",
             "min(max(1.3e6 / step, weights / (2.5 * step), 5), 50)",
             "test_memory.py::test_outputs_are_all_that_is_kept",
         ),

@@ -27,10 +27,10 @@ def lean_chunk(T, B, w_x, w_h):
     each chunk, and where there are several, the gradient of the weights is there twice.
 
     The least of that is at sqrt(T / 20) steps. More are taken, since few are slow, where they hold little beside the
-    weights or beside the cache; and all of them where they hold less than a second gradient.
+    outputs, the weights or the cache; and all of them where they hold less than a second gradient.
     """
     step, weights = _sizes(B, w_x, w_h)
-    K = _near(T, max(min(1.3e6 / step, 10), min(weights / (8 * step), 20), math.sqrt(T / 20), 5))
+    K = _near(T, max(min(1.3e6 / step, max(10, min(T / 16, 20))), min(weights / (8 * step), 20), math.sqrt(T / 20), 5))
     return T if 4 * (T - K) * step <= weights else K
 
 
