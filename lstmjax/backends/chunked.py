@@ -396,9 +396,9 @@ def _dot(x, w, config, wide, widen=False):
 
 
 def _product(x, w, config, wide):
-    """The same of operands that are held already."""
+    """The same of operands that are held already; w may have more axes after its first."""
     kind = dict(precision=config.precision, preferred_element_type=wider(wide, config.dtype))
-    return jnp.dot(x, w, **kind).astype(wide)
+    return jnp.tensordot(x, w, 1, **kind).astype(wide)
 
 
 def _held(x, config, wide, widen):
@@ -423,15 +423,12 @@ def _times(x, first, second, config, wide, widen):
 
 def _untransposed(x, w, config, wide):
     """x [..., M] times the transpose of w [N, M], which is read as it lies."""
-    precision = config.precision
-    if isinstance(precision, tuple):  # one for each operand
-        precision = precision[::-1]
+    if isinstance(config.precision, tuple):  # one for each operand
+        config = config._replace(precision=config.precision[::-1])
     # Behind barriers, else XLA turns the product round again. No axis of x is merged with another: a batch that is
     # sharded over devices stays where it is.
     x = lax.optimization_barrier(jnp.moveaxis(x.astype(config.dtype), -1, 0))
-    kind = dict(precision=precision, preferred_element_type=wider(wide, config.dtype))
-    found = lax.optimization_barrier(jnp.tensordot(w, x, 1, **kind).astype(wide))
-    return jnp.moveaxis(found, 0, -1)
+    return jnp.moveaxis(lax.optimization_barrier(_product(w, x, config, wide)), 0, -1)
 
 
 def _outer(x, dz, config, wide):
