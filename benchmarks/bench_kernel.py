@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import timing
 
-from lstmjax.backends import chunked, kernel, nvcc
+from lstmjax.backends import chunks, kernel, nvcc
 
 SHAPES = [(H, B) for H in (128, 256, 512, 768, 1024) for B in (1, 16, 64, 128, 256)]
 
@@ -101,7 +101,7 @@ def _built(work, folder, wrong):
 
 
 def _times(T, H, B, dtype, back, rounds, built, wrong):
-    config = chunked.Config(False, jnp.dtype(dtype), jnp.dtype("float32"), T, "gates", None, (), True, True)
+    config = chunks.Config(False, jnp.dtype(dtype), jnp.dtype("float32"), T, "gates", None, (), True, True)
     keys = iter(jax.random.split(jax.random.key(0), 8))
 
     def normal(*shape, scale=1.0, dtype="float32"):

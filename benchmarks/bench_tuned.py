@@ -2,10 +2,10 @@
 
     python benchmarks/bench_tuned.py [--shape T,B,D,H ...] [--dtype bfloat16] [--seconds S] [--json FILE]
 
-A step takes the batch as one lane or as two, and the state or the weights as the first operand of its product. All
-four are timed, forward and backward apart, against what fused takes by itself; and forward of small weights two lanes
-with spare columns too, backward of one chunk the other order in the product of dx. A ratio below 1 is a choice that
-would be faster here. All are first compared with one another.
+A step takes the batch as one lane or as two, and the state or the weights as the first operand of its product; or
+each half of the batch has a loop of its own. All five are timed, forward and backward apart, and forward that keeps
+what a gradient needs, against what fused takes by itself; backward of one chunk the other order in the product of dx
+too. A ratio below 1 is a choice that would be faster here. All are first compared with one another.
 """
 
 import argparse
@@ -24,7 +24,7 @@ import timing
 from rich.console import Console
 from rich.table import Table
 
-from lstmjax.backends import chunked, tuning
+from lstmjax.backends import abreast, chunked, chunks, tuning
 
 # Where the rules turn: few and many rows, weights that fit a cache and that do not.
 SHAPES = [
@@ -32,7 +32,7 @@ SHAPES = [
     *[(25, B, 1024, 1024) for B in (4, 16, 64, 128)],
 ]
 CHOICES = [dict(lanes=lanes, weights_first=first) for lanes, first in product((1, 2), (False, True))]
-SPARE = dict(lanes=2, weights_first=False, spare=32)
+HALVES = "a loop for each half"
 OTHER = "the other order for dx"
 BOUND = {"float32": 1e-4, "bfloat16": 1e-1}
 
@@ -44,11 +44,11 @@ def main() -> int:
         print(f"these rules are for a CPU, and JAX runs on {jax.default_backend()}", file=sys.stderr)
         return 2
     about = {"cpu": timing.cpu_name(), "threads": timing.threads(), "jax": jax.__version__, "dtype": args.dtype}
-    columns = [*(_said(choice) for choice in [*CHOICES, SPARE]), OTHER]
+    columns = [*(_said(choice) for choice in CHOICES), HALVES, OTHER]
     table = Table("T,B,D,H", "mode", "ms", *columns, "the rule's")
     rows = []
     for case in args.shape:
-        for mode in ("forward", "backward"):
+        for mode in ("forward", "kept", "backward"):
             row = _measure(case, mode, args)
             rows.append(row)
             ratios = (row["ratios"].get(name) for name in columns)
@@ -81,14 +81,14 @@ def _arguments():
 
 def _measure(case, mode, args):
     """The row of one shape and mode."""
-    function, operands, rule = _problem(case, mode, jnp.dtype(args.dtype))
-    choices = {_said(choice): choice for choice in CHOICES}
-    if mode == "forward" and 4 * case.H**2 <= 2**16:
-        choices[_said(SPARE)] = SPARE
-    if mode == "backward" and function.keywords["config"].chunk == case.T:
-        x_first = function.keywords["x_first"]
-        choices[OTHER] = choices[rule] | {"x_first": not x_first}
-    compiled = {name: timing.compile_jax(partial(function, **choice), *operands) for name, choice in choices.items()}
+    name, static, operands, chosen = _problem(case, mode, jnp.dtype(args.dtype))
+    rule, own = _said(chosen), {key: value for key, value in chosen.items() if key != "abreast"}
+    functions = {_said(choice): partial(getattr(chunked, name), **static, **own | choice) for choice in CHOICES}
+    if case.B > 1:
+        functions[HALVES] = partial(getattr(abreast, name), **static)
+    if name == "backward" and static["config"].chunk == case.T:
+        functions[OTHER] = partial(functions[_said(own)], x_first=not own["x_first"])
+    compiled = {name: timing.compile_jax(function, *operands) for name, function in functions.items()}
     found = {name: jax.tree.leaves(each.call(*operands)) for name, each in compiled.items()}
     first = found[_said(CHOICES[0])]
     for name, arrays in found.items():
@@ -103,12 +103,12 @@ def _measure(case, mode, args):
 
 
 def _problem(case, mode, dtype):
-    """What is timed, with its choices open; its operands; and what the rule chooses."""
+    """The function that is timed, its static arguments, its operands, and what the rule chooses."""
     T, B, _, H, _ = case
     problem = cases.draw(case, 0).operands
     ((layer,),), ((state,),) = problem.layers, problem.states
     operands = [jnp.asarray(array) for array in (*layer, problem.xs, *state)]
-    config = chunked.Config(
+    config = chunks.Config(
         reverse=False,
         dtype=dtype,
         stored=jnp.dtype("float32"),
@@ -118,18 +118,20 @@ def _problem(case, mode, dtype):
         rest=(),
         insist=False,
     )
-    if mode == "forward":
-        return partial(chunked.forward, config=config, keep=False), operands, _said(tuning.forward(T, B, H, dtype))
+    if mode != "backward":
+        keep = mode == "kept"
+        return "forward", dict(config=config, keep=keep), operands, tuning.forward(T, B, H, dtype, keep=keep)
     rule = tuning.backward(T, B, H, dtype, inputs=case.D)
     hs, h, c, *kept = jax.jit(partial(chunked.forward, config=config, keep=True))(*operands)
     operands = [jnp.ones_like(hs), h, c, *operands, hs, *kept]
-    return partial(chunked.backward, config=config, wrt=(True,) * 6, x_first=rule["x_first"]), operands, _said(rule)
+    return "backward", dict(config=config, wrt=(True,) * 6), operands, rule
 
 
 def _said(choice):
+    if choice.get("abreast"):
+        return HALVES
     lanes = "two lanes" if choice["lanes"] == 2 else "one lane"
-    spare = ", spare columns" if choice.get("spare") else ""
-    return f"{lanes}, {'weights' if choice['weights_first'] else 'state'} first{spare}"
+    return f"{lanes}, {'weights' if choice['weights_first'] else 'state'} first"
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from jax.test_util import check_grads
 
 import lstmjax
-from lstmjax.backends import chunked, tuning
+from lstmjax.backends import abreast, chunked, chunks, tuning
 from tests import reference
 from tests.problems import QUICK, B, D, H, T, cast, problem
 
@@ -305,16 +305,18 @@ def test_recurrent_dropout_equals_scan(x64, residuals, reverse):
 
 
 @both_directions
-@pytest.mark.parametrize("rest", [(), ("lengths", "reset", "recurrent"), ("mask", "reset")], ids="+".join)
+@pytest.mark.parametrize(
+    "rest", [(), ("lengths", "reset", "recurrent"), ("mask", "reset"), ("lengths",), ("mask",)], ids="+".join
+)
 @pytest.mark.parametrize("residuals", ["gates", "outputs"])
 @pytest.mark.parametrize("chunk", [3, T])
 def test_what_is_tuned_for_a_cpu_changes_nothing(x64, chunk, residuals, rest, reverse):
-    """A batch of 5 as two and three lanes of unequal size, weights before what they multiply, and spare columns: the
-    same run and the same gradients."""
+    """A batch of 5 as two and three lanes of unequal size, weights before what they multiply, and a loop for each half:
+    the same run and the same gradients."""
     p = problem("lstm", batch=(5,), dtype=np.float64)
     rng = np.random.default_rng(0)
     given = dict(lengths=p.lengths, mask=rng.random((T, 5)) < 0.7, reset=p.reset, recurrent=rng.random((5, H)))
-    config = chunked.Config(
+    config = chunks.Config(
         reverse=reverse,
         dtype=jnp.dtype(np.float64),
         stored=jnp.dtype(np.float64),
@@ -327,14 +329,29 @@ def test_what_is_tuned_for_a_cpu_changes_nothing(x64, chunk, residuals, rest, re
     operands = [*p.params[:3], p.xs, *p.state, *(jnp.asarray(given[name]) for name in rest)]
     cotangents = [rng.standard_normal(shape) for shape in ((T, 5, H), (5, H), (5, H))]
 
-    def both(lanes, weights_first, spare=0, x_first=False):
-        options = dict(config=config, lanes=lanes, weights_first=weights_first)
-        hs, h, c, *kept = chunked.forward(*operands, keep=True, spare=spare, **options)
-        back = functools.partial(chunked.backward, wrt=(True,) * 6, x_first=x_first, **options)
+    def both(module, x_first=None, **options):
+        hs, h, c, *kept = module.forward(*operands, config=config, keep=True, **options)
+        back = functools.partial(module.backward, config=config, wrt=(True,) * 6, **options)
+        if x_first:
+            back = functools.partial(back, x_first=True)
         return hs, h, c, kept, back(*cotangents, *operands, hs, *kept)
 
-    tuned = [(1, False), (1, True), (2, False), (3, True), (2, False, 3), (1, False, 0, True)]
-    one, *others = (jax.jit(functools.partial(both, *options), compiler_options=QUICK)() for options in tuned)
+    pairs = [(1, False), (1, True), (2, False), (3, True)]
+    tuned = [functools.partial(both, chunked, lanes=lanes, weights_first=first) for lanes, first in pairs]
+    tuned.append(functools.partial(both, chunked, x_first=True))
+    halves = set(rest) <= {"lengths", "mask"} and residuals == "gates"
+    assert abreast.usable(config) == halves
+    if halves:
+        tuned.append(functools.partial(both, abreast))
+        # Some of the gradients, and forward alone.
+        wrt = (False, True, False, False, True, False)
+        one = jax.jit(functools.partial(both, chunked), compiler_options=QUICK)()
+        back = functools.partial(abreast.backward, config=config, wrt=wrt)
+        some = jax.jit(back, compiler_options=QUICK)(*cotangents, *operands, one[0], *one[3])
+        chex.assert_trees_all_close(some, [one[-1][1], one[-1][4]], rtol=0, atol=1e-13)
+        alone = jax.jit(functools.partial(abreast.forward, config=config, keep=False), compiler_options=QUICK)
+        chex.assert_trees_all_close(alone(*operands), list(one[:3]), rtol=0, atol=1e-13)
+    one, *others = (jax.jit(each, compiler_options=QUICK)() for each in tuned)
     for other in others:
         chex.assert_trees_all_close(other, one, rtol=0, atol=1e-13)
 
@@ -375,6 +392,7 @@ def test_a_step_is_tuned_on_a_cpu_only(avx512, monkeypatch):
     """Its products, forward and back: one for each lane, and the weights first or second; from any machine, for each
     platform."""
     monkeypatch.setattr(tuning, "_avx512", lambda: avx512)
+    monkeypatch.setattr(tuning, "_threads", lambda: 1)
 
     def loss(params, xs):
         return lstmjax.run(params, xs, backend="fused")[1].sum()
@@ -398,31 +416,63 @@ def test_a_step_is_tuned_on_a_cpu_only(avx512, monkeypatch):
                 assert product in text, (platform, batch, hidden)
 
 
-@pytest.mark.parametrize(
-    ("steps", "batch", "hidden", "spare"),
-    [
-        (16, 32, 128, True),
-        (16, 128, 125, True),
-        (15, 32, 128, False),
-        (16, 31, 128, False),
-        (16, 129, 128, False),
-        (16, 32, 124, False),  # too many columns more
-        (16, 32, 129, False),
-    ],
-)
-def test_inference_has_spare_columns_where_they_make_lanes_run_together(steps, batch, hidden, spare):
-    params = jax.eval_shape(lambda: lstmjax.init_lstm(jax.random.key(0), 2, hidden))
-    xs = jax.ShapeDtypeStruct((steps, batch, 2), jnp.float32)
-    run = functools.partial(lstmjax.run, backend="fused")
-    for platform in ("cpu", "tpu"):
-        text = jax.export.export(jax.jit(run), platforms=(platform,))(params, xs).mlir_module()
-        rows, columns = -(-batch // 2), 4 * hidden + 32
-        product = f"tensor<{rows}x{hidden}xf32>, tensor<{hidden}x{columns}xf32>"
-        assert text.count(product) == (2 * spare if platform == "cpu" else 0)
-    half = jax.jit(functools.partial(run, compute_dtype="bfloat16")).lower(params, xs).as_text()
-    assert f"x{4 * hidden + 32}x" not in half  # for which it takes longer
-    gradient = jax.grad(lambda params, xs: run(params, xs)[1].sum())
-    assert f"x{4 * hidden + 32}xf32" not in jax.jit(gradient).lower(params, xs).as_text()
+# Batch and units, and whether each half has a loop of its own, with AVX-512 and without: in inference, in a run that is
+# differentiated, and in its gradient.
+ABREAST = [
+    (8, 128, (True, True, True), (True, True, True)),
+    (7, 512, (False, False, False), (False, False, False)),
+    (8, 95, (False, False, False), (False, False, False)),  # too little to do
+    (16, 64, (False, False, True), (False, False, True)),
+    (32, 64, (True, True, True), (True, True, True)),
+    (16, 129, (True, False, True), (False, False, False)),
+    (17, 129, (False, False, True), (False, False, False)),
+    (64, 385, (False, False, False), (False, False, False)),
+    (65, 385, (False, False, True), (False, False, False)),
+    (16, 512, (True, False, False), (False, False, False)),
+    (65, 513, (False, False, False), (False, False, False)),
+]
+
+
+@pytest.mark.parametrize("avx512", [True, False])
+def test_halves_have_loops_of_their_own_where_a_cpu_runs_both(avx512, monkeypatch):
+    monkeypatch.setattr(tuning, "_avx512", lambda: avx512)
+    monkeypatch.setattr(tuning, "_threads", lambda: 2)
+
+    def passes(function, *args, platform="cpu"):
+        """How many there are: this is what both loops of one wait for."""
+        text = jax.export.export(jax.jit(function), platforms=(platform,))(*args).mlir_module()
+        return len(re.findall(r"optimization_barrier .*: tensor<128x544xf32>", text))
+
+    def run(params, xs):
+        return lstmjax.run(params, xs, backend="fused")[1].sum()
+
+    for batch, hidden, *expected in ABREAST:
+        there, kept, back = expected[0 if avx512 else 1]
+        params = jax.eval_shape(lambda: lstmjax.init_lstm(jax.random.key(0), 2, hidden))  # noqa: B023
+        xs = jax.ShapeDtypeStruct((16, batch, 2), jnp.float32)
+        assert passes(run, params, xs) == there, (batch, hidden)
+        assert passes(jax.grad(run), params, xs) == kept + back, (batch, hidden)
+        assert not passes(jax.grad(run), params, xs, platform="tpu")
+    params = jax.eval_shape(lambda: lstmjax.init_lstm(jax.random.key(0), 2, 128))
+    xs = jax.ShapeDtypeStruct((16, 32, 2), jnp.float32)
+
+    def with_reset(params, xs):
+        return lstmjax.run(params, xs, reset=jnp.zeros(xs.shape[:2], bool), backend="fused")[1].sum()
+
+    assert not passes(jax.grad(with_reset), params, xs)
+    assert not passes(jax.grad(run), params, jax.ShapeDtypeStruct((15, 32, 2), jnp.float32))
+
+    def half(params, xs):
+        return lstmjax.run(params, xs, backend="fused", compute_dtype="bfloat16")[1].sum()
+
+    for batch, expected in ((8, 1), (16, 2)):
+        assert passes(jax.grad(half), params, jax.ShapeDtypeStruct((16, batch, 2), jnp.float32)) == expected
+    # A gradient has chunks of twice as many steps, here of 50 in the place of 20.
+    text = jax.jit(jax.grad(run)).lower(params, jax.ShapeDtypeStruct((100, 32, 2), jnp.float32)).as_text()
+    assert "tensor<20x16x512xf32>" in text
+    assert "tensor<50x16x512xf32>" in text
+    monkeypatch.setattr(tuning, "_threads", lambda: 1)
+    assert not passes(jax.grad(run), params, xs)
 
 
 def test_few_steps_are_not_worth_a_transpose():

@@ -70,12 +70,14 @@ ROWS = {
     "regularise": 7,
     "softmax": 7,
     # the ways to compute a layer over time: scan says what is right, fused and associative fall back on it where
-    # they have nothing of their own, chunked is the arithmetic of fused and kernel that of persistent, on a GPU by what
-    # nvcc builds; dispatch chooses
+    # they have nothing of their own, chunked and abreast are the arithmetic of fused and kernel that of persistent, on
+    # a GPU by what nvcc builds; dispatch chooses
     "backends/nvcc": 7,
     "backends/scan": 8,
     "backends/tuning": 7,
+    "backends/chunks": 7,
     "backends/chunked": 8,
+    "backends/abreast": 8,
     "backends/kernel": 8,
     "backends/fused": 9,
     "backends/associative": 9,

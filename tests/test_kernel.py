@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import lstmjax
-from lstmjax.backends import chunked, kernel, nvcc, persistent
+from lstmjax.backends import chunked, chunks, kernel, nvcc, persistent
 from tests import problems, reference
 
 # Float32 products are TF32, which has the fraction of float16; in 16 bits a sum may round to the other side.
@@ -88,7 +88,7 @@ def problem(T, B, D, H, dtype, rest=(), reverse=False, stored=None, seed=0):
     )
     # An h0 that no step could give.
     operands = [w_x, w_h, b, normal(T, B, D), 3 * normal(B, H), normal(B, H), *(given[name] for name in rest)]
-    config = chunked.Config(
+    config = chunks.Config(
         reverse=reverse,
         dtype=jnp.dtype(dtype),
         stored=jnp.dtype(stored or "float32"),

@@ -19,7 +19,7 @@ from lstmjax import crf, softmax
 from lstmjax.backends import tuning
 
 jax.config.update("jax_num_cpu_devices", 2)
-tuning._avx512 = lambda: False
+tuning._avx512, tuning._threads = lambda: False, lambda: 2
 backend = sys.argv[1]
 mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
 params = lstmjax.init_lstm(jax.random.key(0), 4, 5)
@@ -70,12 +70,21 @@ def loops():  # under shard_map, with a run whose weights come first there: how 
 
         return lstmjax.truncated_value_and_grad(of_window, 4)(params, xs, lstmjax.init_state(params, xs.shape[1]))[1]
 
+    # Of a size that has a loop for each half of a batch.
+    small = lstmjax.init_lstm(jax.random.key(0), 4, 128)
+
+    def of_halves(params, xs):
+        return (lstmjax.run(params, xs, backend=backend)[1] ** 2).sum() / 1000
+
+    specs = dict(mesh=mesh, in_specs=(P(), P(None, "data")), out_specs=(P(), P(None, "data")))
+    halves = jax.grad(of_halves, (0, 1))
     of_windows = jax.shard_map(windows, mesh=mesh, in_specs=(P(), P(None, "data")), out_specs=P())
     return [
         over(lambda e: crf.viterbi(chain, e), emissions, out=(P(None, "data"), P("data"))),
         over(lambda h, y: softmax.adaptive_surprisal(words, h, y), xs, targets, out=P(None, "data")),
         apart(jax.jit(of_windows)(params, xs), jax.jit(windows)(params, xs)),
         over(lambda xs: lstmjax.run(wide, xs, backend=backend)[1], many[0], out=P(None, "data")),
+        apart(jax.jit(jax.shard_map(halves, **specs))(small, many[0]), jax.jit(halves)(small, many[0])),
     ]
 
 print(json.dumps({

@@ -19,8 +19,9 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from lstmjax import checks, varying
-from lstmjax.backends import kernel, scan, tuning
-from lstmjax.backends.chunked import Config, backward, forward
+from lstmjax.backends import abreast, kernel, scan, tuning
+from lstmjax.backends.chunked import backward, forward
+from lstmjax.backends.chunks import Config
 from lstmjax.cells.lstm import LSTMParams, LSTMState, variant
 from lstmjax.cells.products import matmul_dtype, state_dtype, wider
 from lstmjax.regularise import QUIET
@@ -337,23 +338,24 @@ def _vjp_avals(*operands, config, wrt):
     return [aval for aval, wanted in zip(operands[3:9], wrt, strict=True) if wanted]
 
 
-def _primitive(name, function, static, layouts, avals, xs=None, tuned=None, on_gpu=None):
+def _primitive(name, function, static, layouts, avals, xs=None, tuned=None, in_halves=None, on_gpu=None):
     """A primitive that lowers to `function` over groups; outside of jit it is jitted once per static parameters.
 
     xs: which operand the sequence is, w_h being two before it.
     tuned: T, B, H, dtype of the products, devices, and keep or the inputs and whether memory counts -> options of
       `function` for a CPU.
+    in_halves: what does the same in two loops, where `abreast.usable` and tuned so.
     on_gpu: what does the same in one kernel, where `kernel.usable`.
     """
 
-    def chosen(args, params):
+    def chosen(args, params, times=1):
         """The params with a number of steps in a chunk."""
         config = params["config"]
         if config.chunk or xs is None:
             return params
         T, _, B = args[xs].shape[:3]
         w_x, w_h = (jax.ShapeDtypeStruct(w.shape[1:], w.dtype) for w in args[xs - 3 : xs - 1])
-        return params | {"config": config._replace(chunk=min(T, tuning.chunk(T, B, w_x, w_h)))}
+        return params | {"config": config._replace(chunk=min(T, tuning.chunk(T, B, w_x, w_h, times)))}
 
     def lowered(*args, **params):
         params = chosen(args, params)
@@ -361,13 +363,16 @@ def _primitive(name, function, static, layouts, avals, xs=None, tuned=None, on_g
 
     def on_cpu(*args, devices, **params):
         (T, groups, B), H = args[xs].shape[:3], args[xs - 2].shape[1]
-        params = chosen(args, params)
-        options = {}
+        run, options, times = function, {}, 1
         if groups == 1:
             lean = params["config"].residuals == "outputs"
             more = {"keep": params["keep"]} if "keep" in params else {"inputs": args[xs].shape[-1], "lean": lean}
             options = tuned(T, -(-B // devices), H, params["config"].dtype, devices=devices, **more)
-        return _grouped(partial(function, **params, **options), *layouts(**params))(*args)
+            if options.pop("abreast") and abreast.usable(params["config"], params.get("keep", True)):
+                # A gradient holds less of each step then, and has more to do between chunks.
+                run, options, times = in_halves, {}, 1 if "keep" in params else 2
+        params = chosen(args, params, times)
+        return _grouped(partial(run, **params, **options), *layouts(**params))(*args)
 
     def on_cuda(*args, devices, **params):
         if devices > 1:
@@ -413,7 +418,9 @@ def _devices(context):
     return getattr(context, "num_devices", None)
 
 
-run_p = _primitive("lstm", forward, "keep", _run_layouts, _run_avals, 3, tuning.forward, kernel.forward)
+run_p = _primitive(
+    "lstm", forward, "keep", _run_layouts, _run_avals, 3, tuning.forward, abreast.forward, kernel.forward
+)
 tangent_p = _primitive("lstm_tangent", tangent, "wrt", _tangent_layouts, _tangent_avals)
 vjp_p = _primitive(
     "lstm_vjp",
@@ -423,6 +430,7 @@ vjp_p = _primitive(
     _vjp_avals,
     6,
     tuning.backward,
+    abreast.backward,
     kernel.backward,
 )
 ad.primitive_jvps[run_p] = _run_jvp

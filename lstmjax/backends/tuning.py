@@ -3,14 +3,15 @@
 
 import functools
 import math
+import os
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 
-def chunk(T, B, w_x, w_h):
-    """Steps in a chunk, by a rule measured on a CPU (benchmarks/README.md).
+def chunk(T, B, w_x, w_h, times=1):
+    """Steps in a chunk, by a rule measured on a CPU (benchmarks/README.md), or so many times as many.
 
     One chunk of all steps is best where its [T, B, 4H] stays in the cache (1.3 MB) or is small beside the weights:
     their gradient is then one GEMM, never added up. Else so many that the [K, B, 4H] of a chunk stays in the cache, and
@@ -19,7 +20,7 @@ def chunk(T, B, w_x, w_h):
     step, weights = _sizes(B, w_x, w_h)
     if T * step <= max(1.3e6, 0.7 * weights):
         return T
-    return _near(T, min(max(1.3e6 / step, weights / (2.5 * step), 5), 50))
+    return _near(T, times * min(max(1.3e6 / step, weights / (2.5 * step), 5), 50))
 
 
 def lean_chunk(T, B, w_x, w_h):
@@ -82,15 +83,14 @@ def forward(T, B, H, dtype, *, keep=False, devices=1):
     To have the weights first it transposes them, which takes as long as some steps save.
     """
     first = T >= 16 and _weights_first(B, H, units=768 if _avx512() else 129, numbers=2048)
-    lanes, spare = _lanes(B, H), 0
-    # With a few more columns these weights are just large enough for XLA to run the lanes at the same time; products in
-    # bfloat16 take longer for it.
-    small = 4 * H * H <= 2**16 < H * (4 * H + 32)
-    if not keep and T >= 16 and 32 <= B <= 128 and small and dtype == jnp.float32:
-        lanes, spare = 2, 32
-    if devices > 1:
-        lanes, spare = 1, 0
-    return {"lanes": lanes, "weights_first": first, "widen": _widen(B, dtype), "spare": spare}
+    short = jnp.finfo(dtype).bits < 32
+    larger = H <= 256 if short else not keep and B <= 16 and H <= 512
+    return {
+        "lanes": _lanes(B, H) if devices == 1 else 1,
+        "weights_first": first,
+        "widen": _widen(B, dtype),
+        "abreast": (2**18 if short else 2**17) <= B * H * H and _abreast(T, B, H, dtype, larger, devices),
+    }
 
 
 def backward(T, B, H, dtype, *, inputs, lean=False, devices=1):
@@ -107,13 +107,32 @@ def backward(T, B, H, dtype, *, inputs, lean=False, devices=1):
         first, lanes = _weights_first(B, H, units=129, numbers=2048), _lanes(B, H)
     if devices > 1:
         lanes = 1
+    larger = H <= 384 or (B > 64 and H <= 512)
     few = inputs >= 256 and inputs >= T * B and jnp.finfo(dtype).bits >= 32
     return {
         "lanes": lanes,
         "weights_first": H >= 768 or first,
         "widen": _widen(B, dtype),
         "x_first": few or lean,
+        "abreast": B * H >= 768 and _abreast(T, B, H, dtype, larger, devices),
     }
+
+
+def _abreast(T, B, H, dtype, larger, devices):
+    """Whether each half of a batch may have a loop of its own (measured: benchmarks/README.md).
+
+    XLA gives a product of at most 2^16 weights one thread. Of more it depends: `larger` says so for a processor with
+    AVX-512, others have not been measured.
+    """
+    small = 4 * H * H <= 2**16 or (larger and _avx512())
+    known = dtype in (jnp.float32, jnp.bfloat16)
+    return T >= 16 and B >= 8 and small and known and devices == 1 and _threads() > 1
+
+
+@functools.cache
+def _threads():
+    """How many threads XLA has for a product."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _widen(B, dtype):
