@@ -465,8 +465,21 @@ def test_halves_have_loops_of_their_own_where_a_cpu_runs_both(avx512, monkeypatc
     def half(params, xs):
         return lstmjax.run(params, xs, backend="fused", compute_dtype="bfloat16")[1].sum()
 
-    for batch, expected in ((8, 1), (16, 2)):
-        assert passes(jax.grad(half), params, jax.ShapeDtypeStruct((16, batch, 2), jnp.float32)) == expected
+    # In bfloat16: a run that is differentiated, and its gradient.
+    for batch, hidden, there, back in (
+        (8, 128, False, True),
+        (16, 128, True, True),
+        (65, 256, avx512, avx512),
+        (16, 1024, avx512, False),
+        (32, 1024, avx512, avx512),
+        (65, 1024, False, avx512),
+        (64, 1025, False, False),
+    ):
+        params = jax.eval_shape(lambda: lstmjax.init_lstm(jax.random.key(0), 2, hidden))  # noqa: B023
+        xs = jax.ShapeDtypeStruct((16, batch, 2), jnp.float32)
+        assert passes(jax.grad(half), params, xs) == there + back, (batch, hidden)
+    params = jax.eval_shape(lambda: lstmjax.init_lstm(jax.random.key(0), 2, 128))
+    xs = jax.ShapeDtypeStruct((16, 32, 2), jnp.float32)
     # A gradient has chunks of twice as many steps, here of 50 in the place of 20.
     text = jax.jit(jax.grad(run)).lower(params, jax.ShapeDtypeStruct((100, 32, 2), jnp.float32)).as_text()
     assert "tensor<20x16x512xf32>" in text

@@ -84,7 +84,7 @@ def forward(T, B, H, dtype, *, keep=False, devices=1):
     """
     first = T >= 16 and _weights_first(B, H, units=768 if _avx512() else 129, numbers=2048)
     short = jnp.finfo(dtype).bits < 32
-    larger = H <= 256 if short else not keep and B <= 16 and H <= 512
+    larger = (H <= 256 or (B <= 64 and H <= 1024)) if short else not keep and B <= 16 and H <= 512
     return {
         "lanes": _lanes(B, H) if devices == 1 else 1,
         "weights_first": first,
@@ -107,7 +107,8 @@ def backward(T, B, H, dtype, *, inputs, lean=False, devices=1):
         first, lanes = _weights_first(B, H, units=129, numbers=2048), _lanes(B, H)
     if devices > 1:
         lanes = 1
-    larger = H <= 384 or (B > 64 and H <= 512)
+    short = jnp.finfo(dtype).bits < 32
+    larger = H <= 384 or (B >= 32 and H <= 1024 if short else B > 64 and H <= 512)
     few = inputs >= 256 and inputs >= T * B and jnp.finfo(dtype).bits >= 32
     return {
         "lanes": lanes,
