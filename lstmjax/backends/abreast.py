@@ -35,7 +35,7 @@ from lstmjax.backends.chunks import (
     times,
 )
 
-# The least product that XLA would share among threads.
+# Of a product [ROWS, INNER] times [INNER, COLUMNS], which is small, and which XLA would yet share among threads.
 ROWS, INNER, COLUMNS = 8, 128, 544
 
 
@@ -83,9 +83,8 @@ def forward(w_x, w_h, b, xs, h0, c0, *rest, config, keep):
         rows = [new((K, n, H), wide), *([new((K, n, 4 * H), wide), new((K, n, H), wide)] if keep else [])]
         made = [new((n, 4 * H), wide), new((n, 4 * H), wide), *(new((n, H), config.dtype) for _ in range(rounds))]
         halves.append(_Half([h0[lane], c0[lane]], rows, made, new((ROWS, INNER), wide)))
-    halves, hs, kept = chunks.loop(
-        chunk_body, (halves, empty((T, B, H), config.stored, xs, 0), kept), down=config.reverse
-    )
+    carry = (halves, empty((T, B, H), config.stored, xs, 0), kept)
+    halves, hs, kept = chunks.loop(chunk_body, carry, down=config.reverse)
     return [hs, *(joined([half.carry[k] for half in halves]) for k in range(2)), *kept]
 
 
@@ -197,9 +196,9 @@ def _side_by_side(chunks, m, step, cut, halves, after, down):
             j, _, half = state
             carry, rows, made = step(j, lane, half.carry, half.rows)
             j = (j - 1 if down else j + 1) + _zero(carry, rows)
-            return j, _more(j), half._replace(carry=carry, rows=rows, made=made)
+            return j, more(j), half._replace(carry=carry, rows=rows, made=made)
 
-        def _more(j):
+        def more(j):
             return j >= low if down else j < K
 
         # That `begins` changes from chunk to chunk keeps the product where it is.
@@ -207,7 +206,7 @@ def _side_by_side(chunks, m, step, cut, halves, after, down):
         product = jnp.dot(begins, shared)
         j = (K - 1 if down else low) + _zero(product)
         ends.append(
-            (*lax.while_loop(lambda state: state[1], body, (j, _more(j), half._replace(begins=begins))), product)
+            (*lax.while_loop(lambda state: state[1], body, (j, more(j), half._replace(begins=begins))), product)
         )
     zero = _zero(ends)
     if chunks.n == 1:

@@ -419,7 +419,15 @@ def _devices(context):
 
 
 run_p = _primitive(
-    "lstm", forward, "keep", _run_layouts, _run_avals, 3, tuning.forward, abreast.forward, kernel.forward
+    "lstm",
+    forward,
+    "keep",
+    _run_layouts,
+    _run_avals,
+    xs=3,
+    tuned=tuning.forward,
+    in_halves=abreast.forward,
+    on_gpu=kernel.forward,
 )
 tangent_p = _primitive("lstm_tangent", tangent, "wrt", _tangent_layouts, _tangent_avals)
 vjp_p = _primitive(
@@ -428,10 +436,10 @@ vjp_p = _primitive(
     "wrt",
     _vjp_layouts,
     _vjp_avals,
-    6,
-    tuning.backward,
-    abreast.backward,
-    kernel.backward,
+    xs=6,
+    tuned=tuning.backward,
+    in_halves=abreast.backward,
+    on_gpu=kernel.backward,
 )
 ad.primitive_jvps[run_p] = _run_jvp
 ad.primitive_jvps[tangent_p] = _tangent_jvp
