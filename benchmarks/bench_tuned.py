@@ -85,7 +85,9 @@ def _measure(case, mode, args):
     rule, own = _said(chosen), {key: value for key, value in chosen.items() if key != "abreast"}
     functions = {_said(choice): partial(getattr(chunked, name), **static, **own | choice) for choice in CHOICES}
     if case.B > 1:
-        functions[HALVES] = partial(getattr(abreast, name), **static)
+        config, (w_x, w_h) = static["config"], operands[:2] if name == "forward" else operands[3:5]
+        steps = min(case.T, tuning.chunk(case.T, case.B, w_x, w_h, chosen["abreast"] or 2))
+        functions[HALVES] = partial(getattr(abreast, name), **static | {"config": config._replace(chunk=steps)})
     if name == "backward" and static["config"].chunk == case.T:
         functions[OTHER] = partial(functions[_said(own)], x_first=not own["x_first"])
     compiled = {name: timing.compile_jax(function, *operands) for name, function in functions.items()}

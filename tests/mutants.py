@@ -1070,9 +1070,23 @@ FUSED = [
         (
             "fused-abreast-little",
             "a gradient of little has two loops",
-            '"abreast": B * H >= 768 and',
-            '"abreast": B * H >= 512 and',
+            "2 * (B * H >= 768 and",
+            "2 * (B * H >= 512 and",
             "test_backends.py::test_halves_have_loops_of_their_own_where_a_cpu_runs_both",
+        ),
+        (
+            "fused-halves-chunk",
+            "a gradient in two loops has the chunks of forward",
+            '"abreast": 2 * (B',
+            '"abreast": 1 * (B',
+            "test_backends.py::test_chunks_are_longer_where_halves_have_loops_of_their_own",
+        ),
+        (
+            "fused-abreast-chunk",
+            "a run of large layers has no longer chunks where it has two loops",
+            "H <= 128 or B <= 16 else 2)",
+            "H <= 128 or B <= 16 else 1)",
+            "test_backends.py::test_chunks_are_longer_where_halves_have_loops_of_their_own",
         ),
         (
             "fused-lean-chunk",
@@ -1105,13 +1119,6 @@ FUSED = [
     ),
     *of(
         "backends/fused.py",
-        (
-            "fused-halves-chunk",
-            "a gradient in two loops has the chunks of forward",
-            '1 if "keep" in params else 2',
-            "1",
-            "test_backends.py::test_halves_have_loops_of_their_own_where_a_cpu_runs_both",
-        ),
         (
             "fused-x-lean",
             "memory does not count where it was asked for",

@@ -425,12 +425,36 @@ ABREAST = [
     (16, 64, (False, False, True), (False, False, True)),
     (32, 64, (True, True, True), (True, True, True)),
     (16, 129, (True, False, True), (False, False, False)),
-    (17, 129, (False, False, True), (False, False, False)),
-    (64, 385, (False, False, False), (False, False, False)),
+    (64, 385, (True, False, False), (False, False, False)),
+    (65, 129, (False, False, True), (False, False, False)),
     (65, 385, (False, False, True), (False, False, False)),
     (16, 512, (True, False, False), (False, False, False)),
+    (64, 513, (False, False, False), (False, False, False)),
     (65, 513, (False, False, False), (False, False, False)),
 ]
+
+
+def test_chunks_are_longer_where_halves_have_loops_of_their_own(monkeypatch):
+    monkeypatch.setattr(tuning, "_avx512", lambda: True)
+
+    def steps(rows, hidden, threads, gradient=False):
+        """How many a chunk of 100 has, by the buffer of what z is made of, or of dz."""
+        monkeypatch.setattr(tuning, "_threads", lambda: threads)
+
+        def run(params, xs):  # a function of its own, since JAX keeps what it has lowered
+            return lstmjax.run(params, xs, backend="fused")[1].sum()
+
+        params = jax.eval_shape(lambda: lstmjax.init_lstm(jax.random.key(0), 2, hidden))
+        xs = jax.ShapeDtypeStruct((100, 32, 2), jnp.float32)
+        function = jax.jit(jax.grad(run) if gradient else run)
+        text = jax.export.export(function, platforms=("cpu",))(params, xs).mlir_module()
+        return {int(n) for n in re.findall(rf"tensor<(\d+)x{rows}x{4 * hidden}xf32>", text)} - {1, 100}
+
+    assert steps(32, 256, threads=1) == {10}
+    assert steps(32, 256, threads=2) == {20}
+    assert steps(32, 128, threads=2) == {20}
+    # Forward keeps its chunks, and has a buffer for each half of one; backward has longer ones.
+    assert steps(16, 128, threads=2, gradient=True) == {20, 50}
 
 
 @pytest.mark.parametrize("avx512", [True, False])

@@ -368,9 +368,9 @@ def _primitive(name, function, static, layouts, avals, xs=None, tuned=None, in_h
             lean = params["config"].residuals == "outputs"
             more = {"keep": params["keep"]} if "keep" in params else {"inputs": args[xs].shape[-1], "lean": lean}
             options = tuned(T, -(-B // devices), H, params["config"].dtype, devices=devices, **more)
-            if options.pop("abreast") and abreast.usable(params["config"], params.get("keep", True)):
-                # A gradient holds less of each step then, and has more to do between chunks.
-                run, options, times = in_halves, {}, 1 if "keep" in params else 2
+            halves = options.pop("abreast")
+            if halves and abreast.usable(params["config"], params.get("keep", True)):
+                run, options, times = in_halves, {}, halves
         params = chosen(args, params, times)
         return _grouped(partial(run, **params, **options), *layouts(**params))(*args)
 

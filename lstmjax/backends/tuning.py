@@ -80,16 +80,18 @@ def forward(T, B, H, dtype, *, keep=False, devices=1):
     """Options of forward for a CPU, or for each of several that the batch may be split over, where a lane would lie on
     one of them.
 
-    To have the weights first it transposes them, which takes as long as some steps save.
+    To have the weights first it transposes them, which takes as long as some steps save. "abreast" is by how much a
+    chunk is longer than `chunk` says where the halves of a batch have loops of their own, and 0 where they have none.
     """
     first = T >= 16 and _weights_first(B, H, units=768 if _avx512() else 129, numbers=2048)
     short = jnp.finfo(dtype).bits < 32
-    larger = (H <= 256 or (B <= 64 and H <= 1024)) if short else not keep and B <= 16 and H <= 512
+    larger = (H <= 256 or (B <= 64 and H <= 1024)) if short else not keep and B <= 64 and H <= 512
+    halves = (2**18 if short else 2**17) <= B * H * H and _abreast(T, B, H, dtype, larger, devices)
     return {
         "lanes": _lanes(B, H) if devices == 1 else 1,
         "weights_first": first,
         "widen": _widen(B, dtype),
-        "abreast": (2**18 if short else 2**17) <= B * H * H and _abreast(T, B, H, dtype, larger, devices),
+        "abreast": halves * (1 if keep or short or H <= 128 or B <= 16 else 2),
     }
 
 
@@ -115,7 +117,8 @@ def backward(T, B, H, dtype, *, inputs, lean=False, devices=1):
         "weights_first": H >= 768 or first,
         "widen": _widen(B, dtype),
         "x_first": few or lean,
-        "abreast": B * H >= 768 and _abreast(T, B, H, dtype, larger, devices),
+        # It holds less of each step then, and has more to do between chunks.
+        "abreast": 2 * (B * H >= 768 and _abreast(T, B, H, dtype, larger, devices)),
     }
 
 
