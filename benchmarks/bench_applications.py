@@ -58,6 +58,7 @@ def main() -> int:
                     return 130
                 one |= found
                 options.json.write_text(json.dumps(held, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+                shutil.rmtree(folder)  # not before, or what is stopped while it measures would be trained anew
     print_results(held, console)
     return 0
 
@@ -96,7 +97,6 @@ def run(name: str, seed: int, console: Console, before: dict, folder: Path) -> d
     seconds = clock.seconds()
     if fitted.interrupted:
         return None
-    shutil.rmtree(folder)
     found = {
         split: {key: value for key, value in task.module.evaluate(model, part).items() if isinstance(value, float)}
         for split, part in (("dev", dev), ("test", test))

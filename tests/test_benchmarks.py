@@ -215,10 +215,7 @@ def test_every_cut_of_the_kernel_is_compared_and_timed(tmp_path, monkeypatch, ca
 
 
 def test_a_recipe_that_was_stopped_goes_on(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    applications = importlib.import_module("bench_applications")
-    small = tmp_path / "small.toml"
-    small.write_text('task = "classify"\nmembers = 1\nembedding = 4\nhidden = [4]\nepochs = 3\nbuckets = 1\n')
+    applications, small = small_recipe(tmp_path, monkeypatch)
     console, before = Console(quiet=True), {"runs": {}, "baselines": {}}
     whole = applications.run(str(small), 0, console, before, tmp_path / "whole")["runs"]["0"]
 
@@ -236,7 +233,36 @@ def test_a_recipe_that_was_stopped_goes_on(tmp_path, monkeypatch):
     assert halves["seconds"] > taken > 0
     del whole["seconds"], halves["seconds"]
     assert halves == whole
-    assert [path.name for path in tmp_path.iterdir()] == ["small.toml"]
+
+
+def test_a_recipe_that_is_stopped_by_its_baselines_is_not_trained_anew(tmp_path, monkeypatch):
+    applications, small = small_recipe(tmp_path, monkeypatch)
+    written = tmp_path / "found.json"
+    monkeypatch.setattr(sys, "argv", ["bench_applications.py", str(small), "--seeds", "0", "--json", str(written)])
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(applications.compare, "baseline_scores", stop)
+        with pytest.raises(KeyboardInterrupt):
+            applications.main()
+    assert not written.exists()
+    epochs = []
+    monkeypatch.setattr(applications.Clock, "epoch_ends", lambda *_: epochs.append(1))
+    monkeypatch.setattr(applications.compare, "baseline_scores", lambda *_: {"none": 0.5})
+    assert applications.main() == 0
+    assert epochs == []
+    assert json.loads(written.read_text())[str(small)]["runs"]["0"]["epoch"] in (1, 2, 3)
+    assert list(tmp_path.glob("**/snapshots")) == []
+
+
+def small_recipe(tmp_path, monkeypatch):
+    """The benchmark of recipes, and one that takes a second."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    small = tmp_path / "small.toml"
+    small.write_text('task = "classify"\nmembers = 1\nembedding = 4\nhidden = [4]\nepochs = 3\nbuckets = 1\n')
+    return importlib.import_module("bench_applications"), small
 
 
 def run(name, arguments, needs):
