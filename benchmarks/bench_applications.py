@@ -3,6 +3,7 @@
     python benchmarks/bench_applications.py                     # all recipes: hours
     python benchmarks/bench_applications.py snips --seeds 0     # one of them, once
     python benchmarks/bench_applications.py --latency           # how long an answer takes
+    python benchmarks/bench_applications.py --pace 60           # how long each would train here, by the first minute
 
 Results go to a file after every run, and a run that stands there is not made again (`--again`). One that was stopped,
 by Ctrl-C or otherwise, goes on where it was when the same command is given again: until it is finished its snapshots
@@ -39,11 +40,17 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2], help="(default: 0 1 2)")
     parser.add_argument("--again", action="store_true", help="also what was run before")
     parser.add_argument("--latency", action="store_true", help="time answers of an untrained snips model")
+    parser.add_argument(
+        "--pace", type=float, metavar="SECONDS", help="train each for so long only, and say how long all is"
+    )
     parser.add_argument("--json", type=Path, default=RESULTS, metavar="FILE", help="(default: %(default)s)")
     options = parser.parse_args()
     console = Console(highlight=False)
     if options.latency:
         print_latency(console)
+        return 0
+    if options.pace is not None:
+        print_pace(options.recipes, options.pace, console)
         return 0
     held = json.loads(options.json.read_text(encoding="utf-8")) if options.json.exists() else {}
     for name in options.recipes:
@@ -80,16 +87,21 @@ class Clock(Watch):
         return self.before + time.perf_counter() - self.began
 
 
+def prepared(name: str, seed: int) -> tuple[recipe.File, recipe.Recipe, list]:
+    """A recipe's file, its settings, and what it is trained, chosen and measured on."""
+    file = recipe.read(name)
+    task, splits = TASKS[file.task], ("train", "dev", "test")
+    settings = recipe.checked(task.recipe._replace(**file.settings, seed=seed, order=seed))
+    if file.data:
+        return file, settings, list(of_set(task, file.data, settings, *splits))
+    return file, settings, [classify.sample(split) for split in splits]
+
+
 def run(name: str, seed: int, console: Console, before: dict, folder: Path) -> dict | None:
     """Train and measure a recipe once, from where it was stopped if it was; baselines too if they are not there yet.
     None if it is stopped."""
-    file = recipe.read(name)
+    file, settings, (training, dev, test) = prepared(name, seed)
     task = TASKS[file.task]
-    settings = recipe.checked(task.recipe._replace(**file.settings, seed=seed, order=seed))
-    if file.data:
-        training, dev, test = of_set(task, file.data, settings, "train", "dev", "test")
-    else:
-        training, dev, test = (classify.sample(split) for split in ("train", "dev", "test"))
     folder.mkdir(parents=True, exist_ok=True)
     clock = Clock(console, folder / "seconds.json")
     with Snapshots(folder / "snapshots") as snapshots:
@@ -126,6 +138,65 @@ def print_results(held: dict, console: Console) -> None:
         row = [f"{statistics.mean(values):.4f}", spread, f"{best[1]:.4f} {best[0]}", f"{seconds:.0f}"]
         table.add_row(name, one["measure"].replace("_", " "), *row)
     console.print(table)
+
+
+class Pace(Watch):
+    """Ends a run that has made steps for so many seconds, and knows how long all its steps would take."""
+
+    def __init__(self, limit: float):
+        super().__init__()
+        self.limit, self.steps, self.compiled = limit, 0, []
+        self.began = time.perf_counter()
+
+    def heard(self, name: str, seconds: float, **_) -> None:
+        """What JAX says it has done: of interest is when it traced or compiled."""
+        if name.startswith("/jax/core/compile/"):
+            now = time.perf_counter()
+            self.compiled.append((now - seconds, now))
+
+    def begin(self, epochs):
+        super().begin(epochs)
+        self.epochs = epochs
+
+    def epoch_begins(self, epoch, batches, first):
+        super().epoch_begins(epoch, batches, first)
+        self.batches = batches
+        if not epoch:
+            self.began = time.perf_counter()
+
+    def stepped(self, epoch, step, loss, fine, tokens):
+        super().stepped(epoch, step, loss, fine, tokens)
+        self.steps = step
+        if self.seconds() > self.limit:
+            raise KeyboardInterrupt
+
+    def seconds(self) -> float:
+        """Of the steps so far, without the time in which programs were made; these times may lie within one another."""
+        making, last = 0.0, self.began
+        for start, end in sorted(self.compiled):
+            making += max(0.0, end - max(start, last))
+            last = max(last, end)
+        return time.perf_counter() - self.began - making
+
+
+def print_pace(names: list[str], limit: float, console: Console) -> None:
+    """How long the steps of each recipe would take on this machine, by those of its first seconds: without compiling,
+    and without the looks at dev after each epoch."""
+    table = Table("recipe", "epochs", "steps of one", "ms a step", "steps taken", "minutes in all")
+    for name in names:
+        file, settings, (training, dev, _) = prepared(name, 0)
+        pace = Pace(limit)
+        jax.monitoring.register_event_duration_secs_listener(pace.heard)
+        _, fitted = TASKS[file.task].module.fit(training, dev, settings, watch=pace)
+        if fitted.interrupted and pace.seconds() <= limit:  # by somebody else
+            break
+        each = pace.seconds() / pace.steps
+        minutes = each * pace.batches * pace.epochs / 60
+        row = (pace.epochs, pace.batches, f"{1e3 * each:.1f}", pace.steps, f"{minutes:.1f}")
+        table.add_row(name, *map(str, row))
+        console.print(f"{name}: {minutes:.1f} minutes")
+    console.print(table)
+    console.print(f"{timing.cpu_name()}, {timing.threads()} threads")
 
 
 def print_latency(console: Console) -> None:

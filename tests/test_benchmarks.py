@@ -257,6 +257,36 @@ def test_a_recipe_that_is_stopped_by_its_baselines_is_not_trained_anew(tmp_path,
     assert list(tmp_path.glob("**/snapshots")) == []
 
 
+def test_the_pace_of_a_recipe_is_that_of_its_steps(tmp_path, monkeypatch, capsys):
+    applications, small = small_recipe(tmp_path, monkeypatch)
+    for limit, taken in (("0", 1), ("1e9", 75)):
+        monkeypatch.setattr(sys, "argv", ["bench_applications.py", str(small), "--pace", limit])
+        assert applications.main() == 0
+        row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("│"))
+        epochs, batches, _, steps = (float(cell) for cell in row.split("│")[2:6])
+        assert (epochs, epochs * batches, steps) == (3, 75, taken)  # 800 records, 32 at a time
+
+
+def test_the_pace_leaves_out_what_compiling_takes(monkeypatch, tmp_path):
+    applications, _ = small_recipe(tmp_path, monkeypatch)
+    now = [10.0]
+    monkeypatch.setattr(applications.time, "perf_counter", lambda: now[0])
+    pace = applications.Pace(5.0)
+    pace.begin(4)
+    pace.epoch_begins(0, 7, 0)
+    # Made from 11 to 14, a part of that from 12 to 13, and from 16 to 18; what ended before the first step is no part.
+    for end, seconds in ((9.0, 3.0), (13.0, 1.0), (14.0, 3.0), (18.0, 2.0)):
+        now[0] = end
+        pace.heard("/jax/core/compile/backend_compile_duration", seconds)
+        pace.heard("/jax/checkpoint/write", 100.0)
+    assert pace.seconds() == 8 - 5
+    pace.stepped(0, 3, 0.5, True, 10)
+    now[0] = 20.5
+    with pytest.raises(KeyboardInterrupt):
+        pace.stepped(0, 4, 0.5, True, 10)
+    assert (pace.steps, pace.batches, pace.epochs) == (4, 7, 4)
+
+
 def small_recipe(tmp_path, monkeypatch):
     """The benchmark of recipes, and one that takes a second."""
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
