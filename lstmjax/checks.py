@@ -6,7 +6,7 @@ says which safe result stands in for the error.
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from typing import Any
 
@@ -277,3 +277,15 @@ def bools(name: str, given: Any, shape: tuple[int, ...], layout: str) -> jax.Arr
     if given.shape != shape:
         raise ValueError(f"{name} should have shape {layout} = {shape}, got shape {given.shape}")
     return jnp.asarray(given)
+
+
+def strings(name: str, given: Any) -> list[str]:
+    """Texts as a list of them."""
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        got = "one str: put it in a list" if isinstance(given, str) else show(given)
+        raise TypeError(f"{name} should be a sequence of strings, got {got}")
+    given = list(given)
+    for n, text in enumerate(given):
+        if not isinstance(text, str):
+            raise TypeError(f"{name} should be a sequence of strings, got {show(text)} at place {n}")
+    return given

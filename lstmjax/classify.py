@@ -1,9 +1,7 @@
 """Text in, label out: records, vocabulary, model and training put together. A text has one label, or several."""
 
-from collections import Counter
 from collections.abc import Sequence
 from functools import partial
-from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,13 +12,16 @@ from lstmjax import checkpoint, checks, language, members, metrics, reader, trai
 from lstmjax import recipe as recipes
 from lstmjax.batches import Batches
 from lstmjax.containers import Bidirectional
+from lstmjax.labelled import Record as Record
+from lstmjax.labelled import labels_of as labels_of
+from lstmjax.labelled import read as read
+from lstmjax.labelled import sample as sample
+from lstmjax.labelled import split as split
 from lstmjax.leaves import kind
 from lstmjax.models import bag, classifier
 from lstmjax.reader import Reader
 from lstmjax.recipe import Recipe as Recipe
 from lstmjax.recipe import checked
-
-Record = tuple[str, str | tuple[str, ...]]  # text, and its label or labels
 
 
 class Model(NamedTuple):
@@ -31,57 +32,6 @@ class Model(NamedTuple):
     reader: Reader
     labels: tuple[str, ...]
     thresholds: tuple[float, ...] = ()  # several: of each label's probability; outside: of the highest; else none
-
-
-def sample(split: str) -> list[Record]:
-    """The embedded sample, "train", "dev" or "test": short reviews, half English half Chinese, positive or negative.
-
-    >>> len(sample("test"))
-    240
-    """
-    checks.one_of("split", split, ("train", "dev", "test"))
-    with resources.as_file(resources.files("lstmjax") / "sample" / f"{split}.tsv") as path:
-        return read(path)
-
-
-def read(path: str | Path, *, several: bool = False) -> list[Record]:
-    """The records of a UTF-8 file with `text TAB label` on each line; blank lines are passed over.
-
-    Args:
-      path: of the file.
-      several: whether a line may have several labels, with commas between.
-
-    Raises:
-      FileNotFoundError: no such file. ValueError: a line without text or label, or no line at all; it names the line.
-    """
-    records = []
-    for number, line in reader.lines_of(path, "text TAB label"):
-        words, tab, label = line.rpartition("\t")
-        if not tab or not words.strip() or not label.strip():
-            raise ValueError(f"{path}, line {number}: expected text TAB label, got {line[:60]!r}")
-        labels = tuple(one.strip() for one in label.split(",")) if several else label.strip()
-        if several and not all(labels):
-            raise ValueError(f"{path}, line {number}: expected labels with commas between, got {label[:60]!r}")
-        records.append((words.strip(), labels))
-    return records
-
-
-def split(records: Sequence[Record], seed: int) -> tuple[list[Record], list[Record], list[Record]]:
-    """Records as train, dev and test, 80 / 10 / 10 in each class (of several labels, the first), drawn at random.
-
-    Raises:
-      ValueError: a class with fewer than 3 records.
-    """
-    rng, parts = np.random.default_rng(seed), ([], [], [])  # type: ignore[var-annotated]
-    for label, count in sorted(Counter(labels_of(record)[0] for record in records).items()):
-        if count < 3:
-            raise ValueError(f"label {label!r} has {count} records, at least 3 are needed to split off dev and test")
-        rows = [r for r in records if labels_of(r)[0] == label]
-        rng.shuffle(rows)  # type: ignore[arg-type]
-        held = max(1, round(count / 10))
-        for part, chosen in zip(parts, (rows[2 * held :], rows[:held], rows[held : 2 * held]), strict=True):
-            part.extend(tuple(r) for r in chosen)
-    return parts
 
 
 def fit(
@@ -243,18 +193,6 @@ def _best_bound(found, targets):
     return float(bounds[(accuracy + recall).argmax()])
 
 
-def labels_of(record: Record) -> tuple[str, ...]:
-    """The labels of a record, one or several.
-
-    >>> labels_of(("it works", "good")), labels_of(("it works", ("good", "calm")))
-    (('good',), ('good', 'calm'))
-    """
-    given = (record[1],) if isinstance(record[1], str) else record[1]
-    if not isinstance(given, tuple | list) or not all(isinstance(label, str) for label in given):
-        raise TypeError(f"a record should have a label, or a tuple of labels, got {record[1]!r:.60}")
-    return tuple(given)
-
-
 def predict(model: Model, texts: Sequence[str]) -> np.ndarray:
     """The probability of each of `model.labels` for each text: [N, K]; those of a text sum to 1, but if it may have
     several labels.
@@ -262,10 +200,8 @@ def predict(model: Model, texts: Sequence[str]) -> np.ndarray:
     Raises:
       TypeError: texts that are no sequence of strings.
     """
-    if isinstance(texts, str):
-        raise TypeError("texts should be a sequence of strings, got one str: put it in a list")
-    params = members.Alone(model.params)
-    return _probabilities(params, [model.reader.read(t) for t in texts], model.recipe, len(model.labels))[0]
+    sequences = [model.reader.read(words) for words in checks.strings("texts", texts)]
+    return _probabilities(members.Alone(model.params), sequences, model.recipe, len(model.labels))[0]
 
 
 def decide(model: Model, probabilities: np.ndarray) -> list[tuple[str, ...]]:

@@ -188,12 +188,7 @@ def score(model: Model, lines: Sequence[str]) -> np.ndarray:
     Raises:
       TypeError: lines that are no sequence of strings.
     """
-    if isinstance(lines, str):
-        raise TypeError("lines should be a sequence of strings, got one str: put it in a list")
-    for line in lines:
-        if not isinstance(line, str):
-            raise TypeError(f"lines should be a sequence of strings, got one of type {type(line).__name__}")
-    sequences = [_ids(model, line + END) for line in lines]
+    sequences = [_ids(model, line + END) for line in checks.strings("lines", lines)]
 
     def of(bucket: text.Bucket, size: int) -> np.ndarray:
         targets, lengths = members.padded(sequences, bucket, size)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lstmjax import checkpoint, members, metrics, reader, train
+from lstmjax import checkpoint, checks, members, metrics, reader, train
 from lstmjax import recipe as recipes
 from lstmjax.batches import Batches
 from lstmjax.models import bag, matcher
@@ -171,9 +171,7 @@ def encode(model: Model, texts: Sequence[str]) -> np.ndarray:
     Raises:
       TypeError: texts that are no sequence of strings.
     """
-    if isinstance(texts, str):
-        raise TypeError("texts should be a sequence of strings, got one str: put it in a list")
-    sequences = [_column(model, model.reader.read(words)) for words in texts]
+    sequences = [_column(model, model.reader.read(words)) for words in checks.strings("texts", texts)]
 
     def of(bucket, size):
         found = _encode(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple, get_type_hints
 
 from lstmjax import checks
+from lstmjax.bleu import CUTS
 from lstmjax.models import attend, classifier, encoder, matcher
 from lstmjax.reader import TOKENS
 
@@ -107,7 +108,6 @@ ABOUT: dict[str, str] = {
 # What a sweep may vary, by the names of the command line: numbers that change no shape.
 SWEPT = ("learning_rate", "weight_decay", "clip", "dropout", "recurrent", "word_dropout", "smoothing", "seed")
 TARGETS = ("label", "score")
-BLEUS = ("13a", "none", "zh", "char")
 OPTIMIZERS = ("adamw", "sgd")
 
 
@@ -177,7 +177,7 @@ def checked(recipe: Recipe) -> Recipe:
         checks.size(name, getattr(recipe, name))
     checks.one_of("target_tokens", recipe.target_tokens, ("", *TOKENS))
     checks.one_of("attention", recipe.attention, attend.ATTENTIONS)
-    checks.one_of("bleu", recipe.bleu, BLEUS)
+    checks.one_of("bleu", recipe.bleu, CUTS)
     for name in ("hidden", "above", "decoder"):
         encoder.widths_of(getattr(recipe, name), name)
     checks.seed("seed", recipe.seed)

@@ -1,7 +1,7 @@
 """Text in one language in, text in another out: vocabularies, model, training and search put together."""
 
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lstmjax import checkpoint, checks, decoding, members, reader, train
+from lstmjax import bleu, checkpoint, checks, decoding, members, reader, train
 from lstmjax import recipe as recipes
 from lstmjax.batches import Batches
+from lstmjax.bleu import score as score
 from lstmjax.models import seq2seq
 from lstmjax.models.seq2seq import END
 from lstmjax.reader import Reader
@@ -170,7 +171,7 @@ def candidates(
 
 def _found(model, texts, n, width, length_penalty, coverage, longest):
     """The n best candidates of each text."""
-    texts, recipe = _strings("texts", texts), model.recipe
+    texts, recipe = checks.strings("texts", texts), model.recipe
     n = checks.size("n", n)
     width = max(recipe.beam, n) if width is None else checks.size("width", width)
     if n > width:
@@ -215,35 +216,9 @@ def evaluate(model: Model, records: Sequence[Record]) -> dict[str, Any]:
     References: Papineni et al. 2002; Popovic 2015; Post 2018 (sacrebleu).
     """
     _check_records(records, "the data")
-    _sacrebleu()  # before the search, which takes longer
+    bleu.library()  # before the search, which takes longer
     found = translate(model, [record[0] for record in records])
     return {"records": len(records)} | score(found, [record[1] for record in records], model.recipe.bleu)
-
-
-def score(found: Sequence[str], targets: Sequence[str], cut: str = "13a") -> dict[str, float]:
-    """BLEU and chrF of translations, as `evaluate` has them.
-
-    Args:
-      found, targets: N texts each.
-      cut: one of `recipe.BLEUS`; with "none", for texts that are cut already, BLEU is that of multi-bleu.pl -lc.
-
-    Raises:
-      TypeError: what are no texts. ValueError: none, not equally many, or another cut. ImportError: sacrebleu is not
-        there.
-
-    >>> score(["it is not so bad ."], ["It is not so bad ."], "none")["bleu"]
-    100.0
-    """
-    found, targets = _strings("found", found), _strings("targets", targets)
-    if not found or len(found) != len(targets):
-        raise ValueError(
-            f"found and targets should be equally many, and at least one, got {len(found)} and {len(targets)}"
-        )
-    checks.one_of("cut", cut, recipes.BLEUS)
-    library = _sacrebleu()
-    metrics = {"bleu": library.BLEU(lowercase=True, tokenize=cut, force=True), "chrf": library.CHRF(lowercase=True)}
-    values = {name: metric.corpus_score(found, [targets]).score for name, metric in metrics.items()}
-    return {name: round(float(value), 6) for name, value in values.items()}
 
 
 def measure(model: Model) -> str:
@@ -318,7 +293,7 @@ def _task(training, dev, recipe):
         return found
 
     if recipe.best == "measure":
-        _sacrebleu()  # before an epoch is spent
+        bleu.library()  # before an epoch is spent
     task = members.Task(
         recipe,
         batches,
@@ -356,18 +331,6 @@ def _readers(training, recipe):
     if tokens != recipe.tokens or len(set(sizes)) > 1:
         raise ValueError("shared is True: target_tokens and target_vocabulary should be left out")
     return [reader.learn([*sides[0], *sides[1]], tokens=tokens, size=sizes[0], min_count=recipe.min_count)[0]] * 2
-
-
-def _strings(name, texts):
-    """Texts as a list of them."""
-    if isinstance(texts, str) or not isinstance(texts, Iterable):
-        got = "one str: put it in a list" if isinstance(texts, str) else checks.show(texts)
-        raise TypeError(f"{name} should be a sequence of strings, got {got}")
-    texts = list(texts)
-    for n, words in enumerate(texts):
-        if not isinstance(words, str):
-            raise TypeError(f"{name} should be a sequence of strings, got {checks.show(words)} at place {n}")
-    return texts
 
 
 def _check_records(records, where):
@@ -426,14 +389,6 @@ def _search(params, ids, lengths, limits=None, *, n=1, width, length_penalty, co
         return jax.tree.map(lambda x: x[:n], found)
 
     return jax.vmap(one)(ids, lengths, limits)
-
-
-def _sacrebleu():
-    try:
-        from sacrebleu import metrics
-    except ImportError as error:
-        raise ImportError("BLEU and chrF need the sacrebleu package: pip install 'lstmjax[translate]'") from error
-    return metrics
 
 
 def _init(key, *, model):

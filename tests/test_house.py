@@ -37,6 +37,7 @@ ROWS = {
     "metrics": 6,
     "crf": 6,
     "spans": 6,
+    "bleu": 6,
     "decoding": 6,
     "cache": 6,
     "text": 6,
@@ -97,6 +98,8 @@ ROWS = {
     "interop/*": 14,
     # how a text becomes ids, what decides a run, models side by side; text in, a trained model out
     "reader": 14,
+    "labelled": 15,
+    "tagged": 15,
     "recipe": 16,
     "members": 17,
     "windows": 17,

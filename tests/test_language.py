@@ -536,7 +536,7 @@ def test_refusals_of_a_model(model):
         (
             lambda: language.score(model, ["a", 1]),
             TypeError,
-            "lines should be a sequence of strings, got one of type i",
+            "lines should be a sequence of strings, got int 1 at place 1",
         ),
         (lambda: language.split(None), TypeError, "given should be a text, got NoneType"),
         (lambda: language.generate(model, 3, jax.random.key(0)), TypeError, "prompt should be a text"),

@@ -383,6 +383,10 @@ def test_no_such_recipe():
             "a label, or a tuple of labels, got",
         ),
         (lambda: classify.labels_of(("a", {"x"})), TypeError, r"a label, or a tuple of labels, got {'x'}"),
+        (lambda: classify.predict(None, "it works"), TypeError, "texts should be a sequence .* got one str: put it in"),
+        (lambda: classify.predict(None, ["a", 3]), TypeError, "texts should be a sequence of strings, got int 3 at pl"),
+        (lambda: match.encode(None, "it works"), TypeError, "texts should be a sequence of strings, got one str"),
+        (lambda: match.encode(None, [None]), TypeError, "texts should be a sequence of strings, got NoneType at place"),
     ],
 )
 def test_refusals(call, kind, says):
