@@ -576,11 +576,12 @@ def test_vmap_over_sequences_has_the_chunks_of_a_batch():
     def batch(xs):
         return lstmjax.run(params, xs, backend="fused")[1]
 
-    memory = [
-        jax.jit(run, compiler_options=QUICK).lower(xs).compile().memory_analysis().temp_size_in_bytes
+    one, many = (
+        jax.jit(run, compiler_options=QUICK).lower(xs).compile().memory_analysis()
         for run in (batch, jax.vmap(batch, 1, 1))
-    ]
-    assert memory[1] < 4 * memory[0]  # it was 19 times as much
+    )
+    # The outputs once more, in the order that was asked for; with one chunk it was 19 times as much.
+    assert many.temp_size_in_bytes <= one.temp_size_in_bytes + one.output_size_in_bytes
 
 
 @pytest.mark.parametrize("scale", [1, 1e-4])
