@@ -141,15 +141,15 @@ def print_results(held: dict, console: Console) -> None:
 
 
 class Pace(Watch):
-    """Ends a run that has made steps for so many seconds, and knows how long all its steps would take."""
+    """Ends a run that has made steps for so many seconds; what is compiled or measured meanwhile is not counted."""
 
     def __init__(self, limit: float):
         super().__init__()
-        self.limit, self.steps, self.compiled = limit, 0, []
-        self.began = time.perf_counter()
+        self.limit, self.steps, self.seconds = limit, 0, 0.0
+        self.compiled: list[tuple[float, float]] = []  # when something was traced or compiled since the last step
 
     def heard(self, name: str, seconds: float, **_) -> None:
-        """What JAX says it has done: of interest is when it traced or compiled."""
+        """What JAX says it has done."""
         if name.startswith("/jax/core/compile/"):
             now = time.perf_counter()
             self.compiled.append((now - seconds, now))
@@ -161,22 +161,22 @@ class Pace(Watch):
     def epoch_begins(self, epoch, batches, first):
         super().epoch_begins(epoch, batches, first)
         self.batches = batches
-        if not epoch:
-            self.began = time.perf_counter()
+        self._mark()
 
     def stepped(self, epoch, step, loss, fine, tokens):
         super().stepped(epoch, step, loss, fine, tokens)
-        self.steps = step
-        if self.seconds() > self.limit:
+        self.steps, now, last = step, time.perf_counter(), self.last
+        self.seconds += now - last
+        for start, end in sorted(self.compiled):  # they may lie within one another
+            self.seconds -= max(0.0, end - max(start, last))
+            last = max(last, end)
+        self._mark()
+        if self.seconds > self.limit:
             raise KeyboardInterrupt
 
-    def seconds(self) -> float:
-        """Of the steps so far, without the time in which programs were made; these times may lie within one another."""
-        making, last = 0.0, self.began
-        for start, end in sorted(self.compiled):
-            making += max(0.0, end - max(start, last))
-            last = max(last, end)
-        return time.perf_counter() - self.began - making
+    def _mark(self):
+        self.last = time.perf_counter()
+        self.compiled.clear()
 
 
 def print_pace(names: list[str], limit: float, console: Console) -> None:
@@ -188,9 +188,9 @@ def print_pace(names: list[str], limit: float, console: Console) -> None:
         pace = Pace(limit)
         jax.monitoring.register_event_duration_secs_listener(pace.heard)
         _, fitted = TASKS[file.task].module.fit(training, dev, settings, watch=pace)
-        if fitted.interrupted and pace.seconds() <= limit:  # by somebody else
+        if fitted.interrupted and pace.seconds <= limit:  # by somebody else
             break
-        each = pace.seconds() / pace.steps
+        each = pace.seconds / pace.steps
         minutes = each * pace.batches * pace.epochs / 60
         row = (pace.epochs, pace.batches, f"{1e3 * each:.1f}", pace.steps, f"{minutes:.1f}")
         table.add_row(name, *map(str, row))

@@ -267,24 +267,35 @@ def test_the_pace_of_a_recipe_is_that_of_its_steps(tmp_path, monkeypatch, capsys
         assert (epochs, epochs * batches, steps) == (3, 75, taken)  # 800 records, 32 at a time
 
 
-def test_the_pace_leaves_out_what_compiling_takes(monkeypatch, tmp_path):
+def test_the_pace_is_without_what_is_compiled_or_measured(monkeypatch, tmp_path):
     applications, _ = small_recipe(tmp_path, monkeypatch)
-    now = [10.0]
+    now = [0.0]
     monkeypatch.setattr(applications.time, "perf_counter", lambda: now[0])
     pace = applications.Pace(5.0)
-    pace.begin(4)
-    pace.epoch_begins(0, 7, 0)
-    # Made from 11 to 14, a part of that from 12 to 13, and from 16 to 18; what ended before the first step is no part.
-    for end, seconds in ((9.0, 3.0), (13.0, 1.0), (14.0, 3.0), (18.0, 2.0)):
+
+    def made(end, seconds):
         now[0] = end
         pace.heard("/jax/core/compile/backend_compile_duration", seconds)
         pace.heard("/jax/checkpoint/write", 100.0)
-    assert pace.seconds() == 8 - 5
-    pace.stepped(0, 3, 0.5, True, 10)
-    now[0] = 20.5
+
+    pace.begin(4)
+    made(9.0, 3.0)  # before the first epoch
+    now[0] = 10.0
+    pace.epoch_begins(0, 7, 0)
+    # From 11 to 14, a part of that from 12 to 13; and from 16 to 18.
+    for end, seconds in ((13.0, 1.0), (14.0, 3.0), (18.0, 2.0)):
+        made(end, seconds)
+    pace.stepped(0, 1, 0.5, True, 10)
+    assert pace.seconds == 8 - 5
+    now[0] = 20.0
+    pace.stepped(0, 2, 0.5, True, 10)
+    assert pace.seconds == 5
+    now[0] = 90.0  # a look at dev
+    pace.epoch_begins(1, 7, 0)
+    now[0] = 90.5
     with pytest.raises(KeyboardInterrupt):
-        pace.stepped(0, 4, 0.5, True, 10)
-    assert (pace.steps, pace.batches, pace.epochs) == (4, 7, 4)
+        pace.stepped(1, 3, 0.5, True, 10)
+    assert (pace.seconds, pace.steps, pace.batches, pace.epochs) == (5.5, 3, 7, 4)
 
 
 def small_recipe(tmp_path, monkeypatch):
