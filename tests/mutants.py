@@ -1533,10 +1533,24 @@ TRAINING = [
         "train/step.py",
         (
             "step-bad-applied",
-            "an update is made whatever the gradient is",
-            "jnp.where(ok, new, old)",
+            "on a CPU an update is made whatever the gradient is",
+            "jax.lax.cond(ok, made,",
+            "jax.lax.cond(True, made,",
+            "test_train.py::test_a_bad_step_changes_nothing_and_is_counted[cpu]",
+        ),
+        (
+            "step-bad-applied-gpu",
+            "elsewhere an update is made whatever the gradient is",
+            "jnp.where(ok, new, like(new, old))",
             "new",
-            "test_train.py::test_a_bad_step_changes_nothing_and_is_counted",
+            "test_train.py::test_a_bad_step_changes_nothing_and_is_counted[gpu]",
+        ),
+        (
+            "step-both-held",
+            "a CPU chooses between numbers, too",
+            'if jax.default_backend() == "cpu":',
+            "if False:",
+            "test_train.py::test_what_a_bad_step_leaves_as_it_was_is_held_once",
         ),
         (
             "step-loss-only",

@@ -190,20 +190,78 @@ def test_it_fits_what_is_easy():
 def _quadratic(**options):
     optimizer = optax.adam(0.1)
     step = jax.jit(train.make_step(_loss, optimizer, **options))
-    return step, train.init_state(jnp.ones(3), optimizer, jax.random.key(0))
+    return step, train.init_state(jnp.ones(3), optimizer, jax.random.key(0), average=options.get("average"))
 
 
-def test_a_bad_step_changes_nothing_and_is_counted():
-    step, state = _quadratic()
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])  # on the one a choice of a computation, on the other of numbers
+def test_a_bad_step_changes_nothing_and_is_counted(backend, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    step, state = _quadratic(average=0.5)
     state, _ = step(state, jnp.zeros(3))
     after, report = step(state, jnp.array([0.0, jnp.nan, 0.0]))
-    chex.assert_trees_all_equal((after.params, after.optimizer), (state.params, state.optimizer))
+    chex.assert_trees_all_equal(
+        (after.params, after.optimizer, after.average), (state.params, state.optimizer, state.average)
+    )
     assert (int(after.step), int(after.skipped), int(after.in_a_row)) == (2, 1, 1)
     assert report.finite.tolist() == [False, False]
     after, _ = step(after, jnp.zeros(3))
     assert (int(after.skipped), int(after.in_a_row)) == (1, 0)
     assert np.isfinite(after.loss_sum)
     assert (after.params != state.params).all()
+
+
+def test_both_ways_to_leave_a_bad_step_out_are_one(monkeypatch):
+    """A mean that waits, one that runs, and what is carried; under `vmap` too, where a choice is made for each."""
+
+    def carried(w, carry, batch, key):
+        return jnp.mean((w + carry - batch) ** 2), 0.5 * carry + batch
+
+    optimizer = optax.adam(0.1)
+    batches = [jnp.array([0.0, k]) for k in (1.0, jnp.nan, 2.0, jnp.inf, 3.0)]
+    ends = []
+    for backend in ("cpu", "gpu"):
+        monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
+        for options in ({"average": 0.5}, {"waits": True}, {"carry": jnp.zeros(2)}):
+            state = train.init_state(jnp.ones(2), optimizer, jax.random.key(0), **options)
+            if "waits" in options:
+                state = state._replace(averaged=jnp.ones((), jnp.int32))
+            make = train.make_step(carried if "carry" in options else _loss, optimizer, average=options.get("average"))
+            many = jax.tree.map(lambda a: jnp.stack([a, a]), state)
+            for batch in batches:
+                state, _ = jax.jit(make)(state, batch)
+                many, _ = jax.jit(jax.vmap(make))(many, jnp.stack([batch, jnp.ones(2)]))
+            assert (int(state.step), int(state.skipped)) == (5, 2)
+            assert many.skipped.tolist() == [2, 0]
+            chex.assert_trees_all_close(jax.tree.map(lambda a: a[0], many)._replace(key=None), state._replace(key=None))
+            ends.append((state, many))
+    for one, other in zip(ends[:3], ends[3:], strict=True):
+        chex.assert_trees_all_close(*(jax.tree.map(_data, ended) for ended in (one, other)), rtol=1e-6)
+
+
+def _data(a):
+    return jax.random.key_data(a) if jnp.issubdtype(a.dtype, jax.dtypes.prng_key) else a
+
+
+def test_what_a_bad_step_leaves_as_it_was_is_held_once():
+    """On a CPU the step writes its state where it was, as one without the check would: all else is a copy."""
+    optimizer, key = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(0.1)), jax.random.key(0)
+    params = jnp.ones((2**12, 32))
+
+    def loss(w, batch, key):
+        return jnp.sum(w[batch] ** 2)
+
+    def bare(state, batch):
+        gradients = jax.grad(loss)(state.params, batch, key)
+        with jax.numpy_dtype_promotion("standard"):
+            updates, opened = optimizer.update(gradients, state.optimizer, state.params)
+        return state._replace(params=optax.apply_updates(state.params, updates), optimizer=opened)
+
+    def temporary(step):
+        state = train.init_state(params, optimizer, key)
+        compiled = jax.jit(step, donate_argnums=0).lower(state, jnp.arange(4)).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    assert temporary(train.make_step(loss, optimizer)) < temporary(bare) + params.nbytes / 4
 
 
 def test_a_gradient_that_is_not_finite_is_as_bad_as_a_loss():
@@ -533,3 +591,15 @@ def test_several_devices_of_one_process_share_a_batch_in_rows():
         _fit(specs=jax.sharding.PartitionSpec())
     with pytest.raises(TypeError, match=r"mesh should be a jax\.sharding\.Mesh of one axis, got int 2"):
         _fit(mesh=2)
+
+
+def test_models_that_devices_cannot_share():
+    mesh, spec = lstmjax.devices.mesh(jax.devices()[:1]), jax.sharding.PartitionSpec()
+    with pytest.raises(ValueError, match="models are shared by the devices of a mesh, and mesh is None"):
+        _fit(models=True)
+    with pytest.raises(ValueError, match="models are shared by the devices of a mesh, and specs say how"):
+        _fit(models=True, mesh=mesh, specs=spec)
+    with pytest.raises(
+        ValueError, match=r"params should have an axis of models in front that 1 devices divide, got sha"
+    ):
+        _fit(models=True, mesh=mesh)

@@ -167,32 +167,29 @@ def make_step(
         if carry is not None:
             finite = jnp.append(finite, leaves.finite(carry).all())
         ok = finite.all()
-        # optax counts on promotion, also where a caller has set JAX to be strict about it.
+        on = None if state.averaged is None else state.averaged > 0
+
+        def made():
+            # optax counts on promotion, also where a caller has set JAX to be strict about it.
+            with jax.numpy_dtype_promotion("standard"):
+                more = dict(value=value, batch=batch)
+                updates, opened = optimizer.update(gradients, state.optimizer, state.params, **more)
+                params = optax.apply_updates(state.params, updates)
+            mean, averaged = state.average, state.averaged
+            if on is not None:
+                averaged = averaged + on.astype(jnp.int32)
+                share = 1 / jnp.maximum(averaged, 1).astype(jnp.float32)
+                mean = jax.tree.map(lambda m, w: jnp.where(on, m + share.astype(m.dtype) * (w - m), w), mean, params)
+            elif average is not None:
+                t = (state.step + 1).astype(jnp.float32)
+                share = 1 - jnp.minimum(average, (1 + t) / (10 + t))
+                mean = jax.tree.map(lambda m, w: m + share.astype(m.dtype) * (w - m), mean, params)
+            return params, opened, carry, mean, averaged
+
+        kept = (state.params, state.optimizer, state.carry, state.average, state.averaged)
+        params, opened, carry, mean, averaged = _either(ok, made, kept)
         with jax.numpy_dtype_promotion("standard"):
-            more = dict(value=value, batch=batch)
-            updates, opened = optimizer.update(gradients, state.optimizer, state.params, **more)
-            params = optax.apply_updates(state.params, updates)
             total = state.loss_sum + jnp.where(ok, value, 0)
-        params, opened, carry = jax.tree.map(
-            lambda new, old: jnp.where(ok, new, old),
-            (params, opened, carry),
-            (state.params, state.optimizer, state.carry),
-        )
-        mean, averaged = state.average, state.averaged
-        if averaged is not None:
-            on = averaged > 0
-            averaged = averaged + (on & ok).astype(jnp.int32)
-            # A bad step counts for nothing: params and the mean that waits are what they were.
-            share = jnp.where(ok, 1 / jnp.maximum(averaged, 1).astype(jnp.float32), 0)
-            mean = jax.tree.map(
-                lambda m, w: jnp.where(on, m + share.astype(m.dtype) * (w - m), w),
-                mean,
-                params,
-            )
-        elif average is not None:
-            t = (state.step + 1).astype(jnp.float32)
-            share = jnp.where(ok, 1 - jnp.minimum(average, (1 + t) / (10 + t)), 0)
-            mean = jax.tree.map(lambda m, w: m + share.astype(m.dtype) * (w - m), mean, params)
         bad = 1 - ok.astype(jnp.int32)
         in_a_row = (state.in_a_row + bad) * bad
         state = state._replace(
@@ -210,6 +207,20 @@ def make_step(
         return state, Report(value, finite, in_a_row)
 
     return step
+
+
+def _either(ok, made, kept):
+    """What `made` gives if `ok`, else what is kept, in the dtypes of the other."""
+
+    def like(new, old):
+        return old if old.dtype == new.dtype else old.astype(new.dtype)
+
+    kept = jax.tree.map(jnp.asarray, kept)
+    # On a CPU a choice of one computation moves nothing, where a choice between numbers reads both: what it is
+    # chosen from then has to be there beside what it is written to. A GPU would have the host wait for `ok`.
+    if jax.default_backend() == "cpu":
+        return jax.lax.cond(ok, made, lambda: jax.tree.map(like, jax.eval_shape(made), kept))
+    return jax.tree.map(lambda new, old: jnp.where(ok, new, like(new, old)), made(), kept)
 
 
 def _in_parts(gradient, n):
