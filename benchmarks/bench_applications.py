@@ -24,7 +24,7 @@ import timing
 from rich.console import Console
 from rich.table import Table
 
-from lstmjax import classify, datasets, members, recipe
+from lstmjax import allocator, classify, datasets, devices, members, recipe
 from lstmjax.commands import compare
 from lstmjax.commands.tasks import TASKS, of_set
 from lstmjax.train import Snapshots, Watch
@@ -46,6 +46,9 @@ def main() -> int:
     parser.add_argument("--json", type=Path, default=RESULTS, metavar="FILE", help="(default: %(default)s)")
     options = parser.parse_args()
     console = Console(highlight=False)
+    # As the command line has it.
+    allocator.keep_memory()
+    jax.config.update("jax_num_cpu_devices", timing.cores())
     if options.latency:
         print_latency(console)
         return 0
@@ -104,8 +107,11 @@ def run(name: str, seed: int, console: Console, before: dict, folder: Path) -> d
     task = TASKS[file.task]
     folder.mkdir(parents=True, exist_ok=True)
     clock = Clock(console, folder / "seconds.json")
+    mesh = devices.sharing(settings.members)
     with Snapshots(folder / "snapshots") as snapshots:
-        model, fitted = task.module.fit(training, dev, settings, snapshots=snapshots, resume=True, watch=clock)
+        model, fitted = task.module.fit(
+            training, dev, settings, snapshots=snapshots, resume=True, watch=clock, mesh=mesh
+        )
     seconds = clock.seconds()
     if fitted.interrupted:
         return None
@@ -187,7 +193,9 @@ def print_pace(names: list[str], limit: float, console: Console) -> None:
         file, settings, (training, dev, _) = prepared(name, 0)
         pace = Pace(limit)
         jax.monitoring.register_event_duration_secs_listener(pace.heard)
-        _, fitted = TASKS[file.task].module.fit(training, dev, settings, watch=pace)
+        _, fitted = TASKS[file.task].module.fit(
+            training, dev, settings, watch=pace, mesh=devices.sharing(settings.members)
+        )
         if fitted.interrupted and pace.seconds <= limit:  # by somebody else
             break
         each = pace.seconds / pace.steps
@@ -196,7 +204,7 @@ def print_pace(names: list[str], limit: float, console: Console) -> None:
         table.add_row(name, *map(str, row))
         console.print(f"{name}: {minutes:.1f} minutes")
     console.print(table)
-    console.print(f"{timing.cpu_name()}, {timing.threads()} threads")
+    console.print(f"{timing.cpu_name()}, {timing.cores()} threads")
 
 
 def print_latency(console: Console) -> None:

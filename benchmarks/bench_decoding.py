@@ -88,7 +88,7 @@ def main() -> int:
     if find_spec("torch") is not None:
         import torch
 
-        torch.set_num_threads(timing.threads())
+        torch.set_num_threads(timing.cores())
     rows: list[Row] = []
     for k, (shape, run) in enumerate(work):
         _progress(f"{k + 1}/{len(work)} {shape}")
@@ -470,7 +470,7 @@ def _progress(doing):
 
 
 def _plain(rows):
-    about = {"cpu": timing.cpu_name(), "threads": timing.threads(), "jax": jax.__version__}
+    about = {"cpu": timing.cpu_name(), "threads": timing.cores(), "jax": jax.__version__}
     if "torch" in sys.modules:
         about["torch"] = sys.modules["torch"].__version__
     return about | {"rows": [row._asdict() for row in rows]}

@@ -119,10 +119,10 @@ def main() -> None:
         ratio = timing.ratio(times[name], times["plain"])
         record[name] = {"ms": float(np.median(times[name])), "ratio": ratio._asdict()}
         table.add_row(name, f"{record[name]['ms']:.2f}", f"{ratio.median:.2f}", f"{ratio.low:.2f} - {ratio.high:.2f}")
-    Console().print(f"T, B, D, H = {T}, {B}, {D}, {H}; float32; jax {jax.__version__}; {timing.threads()} cores")
+    Console().print(f"T, B, D, H = {T}, {B}, {D}, {H}; float32; jax {jax.__version__}; {timing.cores()} cores")
     Console().print(table)
     if options.json:
-        record = {"shape": [T, B, D, H], "jax": jax.__version__, "cores": timing.threads(), "rows": record}
+        record = {"shape": [T, B, D, H], "jax": jax.__version__, "cores": timing.cores(), "rows": record}
         options.json.write_text(json.dumps(record, indent=1) + "\n")
 
 

@@ -70,7 +70,7 @@ def flax(layer, state, T):
 def torch(layer, state, T):
     import torch
 
-    torch.set_num_threads(timing.threads())
+    torch.set_num_threads(timing.cores())
     whole, cell = torch.nn.LSTM(len(layer.w_x), len(layer.w_h)), torch.nn.LSTMCell(len(layer.w_x), len(layer.w_h))
     with torch.no_grad():
         for module, end in ((whole, "_l0"), (cell, "")):
@@ -121,7 +121,7 @@ def onnxruntime(layer, state, T):
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 14)], ir_version=8)
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = timing.threads()
+    options.intra_op_num_threads = timing.cores()
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     h, c = (np.asarray(part)[None] for part in state)
 
@@ -158,7 +158,7 @@ def main() -> int:
         wrong |= any(row["ms_per_step"] is None for row in found)
     _print(rows, args.time)
     if args.json:
-        args.json.write_text(json.dumps({"jax": jax.__version__, "threads": timing.threads(), "rows": rows}, indent=1))
+        args.json.write_text(json.dumps({"jax": jax.__version__, "threads": timing.cores(), "rows": rows}, indent=1))
     return int(wrong)
 
 

@@ -202,7 +202,7 @@ def _arguments():
     if args.plot and find_spec("matplotlib") is None:
         parser.error("--plot needs matplotlib")
     if args.devices is None:
-        args.devices = timing.threads() if args.grid == "cpu" and not args.shape else 1
+        args.devices = timing.cores() if args.grid == "cpu" and not args.shape else 1
     for name in ("devices", "processes"):
         if getattr(args, name) < 1:
             parser.error(f"--{name} should be at least 1, got {getattr(args, name)}")
@@ -356,7 +356,7 @@ def _machine():
         "cpu": timing.cpu_name(),
         "device": jax.devices()[0].device_kind,
         "devices": jax.local_device_count(),
-        "threads": timing.threads(),  # XLA's; torch is given as many
+        "threads": timing.cores(),  # XLA's; torch is given as many
         "python": platform.python_version(),
         "system": platform.platform(),
         "compiler_options": compiler_options() or {},

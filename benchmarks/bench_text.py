@@ -46,7 +46,7 @@ def main() -> int:
     import torch
 
     jax.config.update("jax_num_cpu_devices", options.devices)
-    torch.set_num_threads(timing.threads())
+    torch.set_num_threads(timing.cores())
     console, rows = Console(highlight=False), []
     for width in options.widths:
         for size in options.batch:

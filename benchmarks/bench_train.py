@@ -44,7 +44,7 @@ def main() -> int:
     options = parser.parse_args()
     if options.epochs < 5:
         parser.error(f"--epochs should be at least 5, got {options.epochs}")
-    jax.config.update("jax_num_cpu_devices", timing.threads())
+    jax.config.update("jax_num_cpu_devices", timing.cores())
     records = _records(options.data)
     task = _Task(records)
     found = {
@@ -174,7 +174,7 @@ def _sweep(task, epochs, models, width):
         ended[0] = time.perf_counter()
         return {}
 
-    cores = timing.threads()
+    cores = timing.cores()
     train.sweep(
         lambda params, batch, key, settings: _loss(params, batch, key),
         lambda settings: (task.params(jax.random.key(0), width), jax.random.key(1)),

@@ -50,7 +50,7 @@ def main() -> int:
         parser.error("PyTorch is what it compares with: pip install -e '.[rivals]'")
     import torch
 
-    torch.set_num_threads(timing.threads())
+    torch.set_num_threads(timing.cores())
     console, rows = Console(highlight=False), []
     if options.quality:
         for seed in options.seeds:

@@ -43,7 +43,7 @@ def main() -> int:
     if jax.default_backend() != "cpu":
         print(f"these rules are for a CPU, and JAX runs on {jax.default_backend()}", file=sys.stderr)
         return 2
-    about = {"cpu": timing.cpu_name(), "threads": timing.threads(), "jax": jax.__version__, "dtype": args.dtype}
+    about = {"cpu": timing.cpu_name(), "threads": timing.cores(), "jax": jax.__version__, "dtype": args.dtype}
     columns = [*(_said(choice) for choice in CHOICES), HALVES, OTHER]
     table = Table("T,B,D,H", "mode", "ms", *columns, "the rule's")
     rows = []

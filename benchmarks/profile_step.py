@@ -78,7 +78,7 @@ def main() -> int:
             if args.top:
                 _print_operations(console, profiles[-1], args.top)
     _print(console, profiles)
-    console.print(f"A page of fresh memory costs {page:.2f} us; {timing.threads()} threads; jax {jax.__version__}.")
+    console.print(f"A page of fresh memory costs {page:.2f} us; {timing.cores()} threads; jax {jax.__version__}.")
     if args.json:
         rows = [p._asdict() | {"operations": [o._asdict() for o in p.operations]} for p in profiles]
         args.json.write_text(json.dumps(rows, indent=1) + "\n")

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from cases import Layer, Operands, Outputs, State
-from timing import Compiled, compile_jax, threads
+from timing import Compiled, compile_jax, cores
 
 import lstmjax
 
@@ -258,7 +258,7 @@ def _keras(case, dtype):
 def _torch(case, dtype, traced=False):
     import torch
 
-    torch.set_num_threads(threads())
+    torch.set_num_threads(cores())
     if traced:  # by default Dynamo leaves torch.nn.LSTM out of its graphs, and the eager kernel runs
         torch._dynamo.config.allow_rnn = True
     device = "cuda" if jax.default_backend() == "gpu" else "cpu"

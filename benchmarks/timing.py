@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from lstmjax.devices import compiler_options
+from lstmjax.devices import cores as cores
 
 
 class Compiled(NamedTuple):
@@ -132,11 +133,6 @@ def gemm(dtype: str) -> Gemm:
     a = jax.random.normal(jax.random.key(0), (size, size), dtype)  # ones would draw less power, and be faster
     compiled = compile_jax(lambda a, b: jnp.dot(a, b, preferred_element_type=jnp.float32), a, a)
     return Gemm(compiled.call, (a, a), 2.0 * size**3)
-
-
-def threads() -> int:
-    """The cores this process may use, which is the number of threads XLA takes."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def cpu_name() -> str:

@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from lstmjax import allocator
 from lstmjax.commands import sets, training, using
 from lstmjax.commands.tasks import TASKS
 from lstmjax.recipe import ABOUT, Recipe, names
@@ -14,6 +15,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status is 0, or 2 for what the caller can mend."""
     parser = _parser()
     options = parser.parse_args(arguments)
+    allocator.keep_memory()  # a step of training is up to a third quicker
     try:
         return options.run(options)
     except (
@@ -53,7 +55,11 @@ def _parser():
     command.add_argument("--resume", action="store_true", help="go on with a run that was stopped or killed")
     command.add_argument("--save-every", type=int, metavar="N", help="save the run every N steps, beside every epoch")
     command.add_argument(
-        "--devices", type=int, metavar="N", help="split batches, or the models of a sweep, over N devices (CPU: cores)"
+        "--devices",
+        type=int,
+        metavar="N",
+        help="split the members or the models of a sweep, else batches, over N devices, on a CPU cores (default: as "
+        "many as can share the members; of a sweep 1)",
     )
     command.add_argument(
         "--sweep", metavar="SETTINGS", help='train all of these at once, keep the best: "lr=1e-3,3e-3 seed=0..3"'

@@ -1,5 +1,6 @@
-"""A batch over several devices: what a program needs to be told so that each device runs a part of every batch."""
+"""Several devices: what a program needs to be told so that each runs a part of every batch, or some of the models."""
 
+import os
 from typing import Any
 
 import jax
@@ -47,6 +48,32 @@ def mesh(devices: list | tuple | None = None) -> Mesh:
     if not devices:
         raise ValueError("devices should be at least one device, got none")
     return Mesh(np.array(devices), ("batch",), axis_types=(AxisType.Auto,))
+
+
+def cores() -> int:
+    """The cores of the CPU that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def share(models: int, most: int) -> int:
+    """How many of at most so many devices can share models, as many each.
+
+    >>> share(5, 4), share(6, 4), share(8, 4)
+    (1, 3, 4)
+    """
+    checks.size("models", models)
+    return max(n for n in range(1, checks.size("most", most) + 1) if models % n == 0)
+
+
+def sharing(models: int) -> Mesh | None:
+    """The devices that can share so many models, as many each, of those there are; None if that is one.
+
+    >>> sharing(1) is None
+    True
+    """
+    there = jax.devices()
+    n = share(models, len(there))
+    return mesh(there[:n]) if n > 1 else None
 
 
 def spread(tree: Any, shardings: Any) -> Any:
@@ -108,3 +135,15 @@ def split_batch(tree: Any, *, axis: int = 0, devices: Mesh | list | tuple | None
         return jax.make_array_from_callback(leaf.shape, sharding, lambda rows: np.asarray(leaf)[rows])
 
     return jax.tree_util.tree_map_with_path(place, tree)
+
+
+def copy_to_all(tree: Any, *, devices: Mesh) -> Any:
+    """A copy of arrays for each device of a mesh, in half the time that `jax.device_put` takes.
+
+    >>> copy_to_all(np.zeros(3, np.float32), devices=mesh()).is_fully_replicated
+    True
+    """
+    sharding = NamedSharding(devices, PartitionSpec())
+    return jax.tree.map(
+        lambda rows: jax.make_array_from_callback(np.shape(rows), sharding, lambda _: np.asarray(rows)), tree
+    )

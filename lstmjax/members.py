@@ -7,8 +7,10 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import PartitionSpec
 
 from lstmjax import checks, text, train, vectors
 from lstmjax.reader import Reader
@@ -55,21 +57,25 @@ def fit(
     resume: bool = False,
     mesh: jax.sharding.Mesh | None = None,
 ) -> train.Fitted:
-    """Train the members of a task as one model; the epoch that is best on the dev data is kept.
+    """Train the members of a task as one model; the epoch that is best on the dev data is kept. The devices of `mesh`
+    share the members where they divide them, else each batch.
 
     Raises:
-      ValueError: a batch that the devices of `mesh` do not divide. What `train.fit` raises.
+      ValueError: a batch that the devices of `mesh` do not divide, nor the members. What `train.fit` raises.
     """
     recipe = task.recipe
-    if mesh is not None and recipe.batch_size % mesh.size:
+    shared = mesh if mesh is not None and mesh.size > 1 and parts(recipe, mesh) == 1 else None
+    if shared is None and mesh is not None and recipe.batch_size % mesh.size:
         raise ValueError(f"batch_size should be one that {mesh.size} devices divide, got {recipe.batch_size}")
     params, key = _begin(task, recipe)
 
     def evaluate(params):
+        if shared is not None:  # a device each would answer all that is asked, with the members of the others
+            params = jax.device_put(params, shared.devices.flat[0])
         return {name: value[0] for name, value in task.evaluate(jax.tree.map(lambda a: a[None], params)).items()}
 
-    return train.fit(
-        partial(_loss, loss=task.loss, recipe=recipe, apart=task.apart),
+    fitted = train.fit(
+        partial(_loss, loss=task.loss, recipe=recipe, apart=task.apart, mesh=shared),
         params,
         _optimizer(task, recipe),
         task.batches,
@@ -81,6 +87,7 @@ def fit(
         average=recipe.average or None,
         average_after=recipe.average_after or None,
         mesh=mesh,
+        models=shared is not None,
         snapshots=snapshots,
         save_every=save_every,
         resume=resume,
@@ -88,6 +95,17 @@ def fit(
         count=task.tokens,
         watch=watch,
     )
+    if shared is None:
+        return fitted
+    return fitted._replace(params=jax.device_put(fitted.params, shared.devices.flat[0]))
+
+
+def parts(recipe: Recipe, mesh: jax.sharding.Mesh | None) -> int:
+    """Into how many parts, one a device, each batch of a run is split: 1 where the devices share the members instead.
+    Those of several processes never do, since none of these could look at all of the members."""
+    if mesh is None or (recipe.members % mesh.size == 0 and not mesh.is_multi_process):
+        return 1
+    return mesh.size
 
 
 def recipes_of(recipe: Recipe, settings: dict[str, Sequence[float | int]]) -> list[Recipe]:
@@ -309,15 +327,22 @@ def _draw(init, recipe, key):
     return jax.vmap(init)(jax.random.split(key, recipe.members))
 
 
-def _loss(params, batch, key, *, loss, recipe, apart):
-    """The mean of the members' losses, each with dropout of its own."""
+def _loss(params, batch, key, *, loss, recipe, apart, mesh=None):
+    """The mean of the members' losses, each with dropout of its own; with a mesh, its devices share the members."""
     keys = jax.random.split(key, recipe.members)
-    if recipe.members == 1:  # an axis of one is not free: XLA copies for the sake of its layout
-        return loss(jax.tree.map(lambda a: a[0], params), batch, keys[0], recipe)
-    if apart:
-        one = (loss(jax.tree.map(lambda a, m=m: a[m], params), batch, keys[m], recipe) for m in range(recipe.members))
-        return sum(one) / recipe.members
-    return jax.vmap(lambda params, key: loss(params, batch, key, recipe))(params, keys).mean()
+    each = partial(_losses, loss=loss, recipe=recipe, apart=apart)
+    if mesh is not None:
+        lead, whole = PartitionSpec(mesh.axis_names[0]), PartitionSpec()
+        each = jax.shard_map(each, mesh=mesh, in_specs=(lead, whole, lead), out_specs=lead)
+    return each(params, batch, keys).mean()
+
+
+def _losses(params, batch, keys, *, loss, recipe, apart):
+    """The loss of each of some members."""
+    if apart or len(keys) == 1:  # an axis of one is not free: XLA copies for the sake of its layout
+        rows = (jax.tree.map(lambda a, m=m: a[m], params) for m in range(len(keys)))
+        return jnp.stack([loss(one, batch, keys[m], recipe) for m, one in enumerate(rows)])
+    return jax.vmap(lambda params, key: loss(params, batch, key, recipe))(params, keys)
 
 
 def _optimizer(task, recipe):

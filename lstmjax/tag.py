@@ -71,7 +71,8 @@ def fit(
       ValueError: no records, tags that are no BIO, predicates without `reach` or the other way round, or a recipe that
         makes no sense; it names what. What `train.fit` raises.
     """
-    model, task = _task(training, dev, _checked(recipe or Recipe()), 1 if mesh is None else mesh.size)
+    recipe = _checked(recipe or Recipe())
+    model, task = _task(training, dev, recipe, members.parts(recipe, mesh))
     fitted = members.fit(task, watch=watch, snapshots=snapshots, save_every=save_every, resume=resume, mesh=mesh)
     return model._replace(params=fitted.params), fitted
 
@@ -89,7 +90,7 @@ def sweep(
 ) -> tuple[list[Model], train.Swept]:
     """Train k taggers side by side, as `classify.sweep` does classifiers."""
     each = [_checked(one) for one in members.recipes_of(recipe or Recipe(), settings)]
-    model, task = _task(training, dev, _checked(recipe or Recipe()), 1 if mesh is None else mesh.size)
+    model, task = _task(training, dev, _checked(recipe or Recipe()))
     swept = members.sweep(task, settings, watch=watch, snapshots=snapshots, resume=resume, mesh=mesh)
     return members.models_of(model, task, swept, each), swept
 

@@ -21,7 +21,7 @@ STEPS, BATCH, INPUTS, HIDDEN = 18, 17, 3, 96  # halves of unequal size, and a la
 
 @pytest.fixture
 def two_threads(monkeypatch):
-    monkeypatch.setattr(tuning, "_threads", lambda: 2)
+    monkeypatch.setattr(tuning, "cores", lambda: 2)
 
 
 def drawn(rest):
@@ -87,7 +87,7 @@ import jax.numpy as jnp
 import lstmjax
 from lstmjax.backends import tuning
 
-tuning._threads = lambda: 2
+tuning.cores = lambda: 2
 tuning._avx512 = lambda: True
 params = lstmjax.init_lstm(jax.random.key(0), 16, 128)
 xs = jnp.ones((20, 16, 16))

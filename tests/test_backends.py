@@ -392,7 +392,7 @@ def test_a_step_is_tuned_on_a_cpu_only(avx512, monkeypatch):
     """Its products, forward and back: one for each lane, and the weights first or second; from any machine, for each
     platform."""
     monkeypatch.setattr(tuning, "_avx512", lambda: avx512)
-    monkeypatch.setattr(tuning, "_threads", lambda: 1)
+    monkeypatch.setattr(tuning, "cores", lambda: 1)
 
     def loss(params, xs):
         return lstmjax.run(params, xs, backend="fused")[1].sum()
@@ -439,7 +439,7 @@ def test_chunks_are_longer_where_halves_have_loops_of_their_own(monkeypatch):
 
     def steps(rows, hidden, threads, gradient=False):
         """How many a chunk of 100 has, by the buffer of what z is made of, or of dz."""
-        monkeypatch.setattr(tuning, "_threads", lambda: threads)
+        monkeypatch.setattr(tuning, "cores", lambda: threads)
 
         def run(params, xs):  # a function of its own, since JAX keeps what it has lowered
             return lstmjax.run(params, xs, backend="fused")[1].sum()
@@ -460,7 +460,7 @@ def test_chunks_are_longer_where_halves_have_loops_of_their_own(monkeypatch):
 @pytest.mark.parametrize("avx512", [True, False])
 def test_halves_have_loops_of_their_own_where_a_cpu_runs_both(avx512, monkeypatch):
     monkeypatch.setattr(tuning, "_avx512", lambda: avx512)
-    monkeypatch.setattr(tuning, "_threads", lambda: 2)
+    monkeypatch.setattr(tuning, "cores", lambda: 2)
 
     def passes(function, *args, platform="cpu"):
         """How many there are: this is what both loops of one wait for."""
@@ -508,7 +508,7 @@ def test_halves_have_loops_of_their_own_where_a_cpu_runs_both(avx512, monkeypatc
     text = jax.jit(jax.grad(run)).lower(params, jax.ShapeDtypeStruct((100, 32, 2), jnp.float32)).as_text()
     assert "tensor<20x16x512xf32>" in text
     assert "tensor<50x16x512xf32>" in text
-    monkeypatch.setattr(tuning, "_threads", lambda: 1)
+    monkeypatch.setattr(tuning, "cores", lambda: 1)
     assert not passes(jax.grad(run), params, xs)
 
 

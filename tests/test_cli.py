@@ -352,3 +352,29 @@ def test_a_sweep_ends_with_a_table_and_the_best_model(data, tmp_path, capsys):
     assert "a setting of the sweep should be one of" in capsys.readouterr().err
     assert cli.main(["train", "--devices", "3", "--data", str(data), "--out", str(out)]) == 2
     assert "devices should be from 1 to" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("environment", "asked", "members", "size"),
+    [
+        ({}, None, 4, 2),  # of two cores
+        ({}, None, 3, 1),
+        ({}, None, 1, 1),
+        ({}, 2, 3, 2),  # batches are split
+        ({"JAX_NUM_CPU_DEVICES": "3"}, None, 6, 3),  # who has said how many devices there are is not overruled
+        ({"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}, None, 8, 4),
+    ],
+)
+def test_members_are_shared_by_cores_unless_told_otherwise(environment, asked, members, size):
+    code = f"""
+from lstmjax import devices
+from lstmjax.commands import training
+devices.cores = lambda: 2
+mesh = training._mesh({asked}, {members})
+print(mesh.size if mesh else 1)
+"""
+    env = {name: value for name, value in os.environ.items() if name not in ("JAX_NUM_CPU_DEVICES", "XLA_FLAGS")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=env | environment
+    )
+    assert done.stdout.split() == [str(size)], done.stderr

@@ -55,6 +55,7 @@ ROWS = {
     "padding": 6,
     "standardise": 6,
     "devices": 6,
+    "allocator": 6,
     "truncation": 6,
     # batches of texts; the loop of training, which puts its parts together
     "batches": 7,

@@ -19,7 +19,7 @@ from lstmjax import crf, softmax
 from lstmjax.backends import tuning
 
 jax.config.update("jax_num_cpu_devices", 2)
-tuning._avx512, tuning._threads = lambda: False, lambda: 2
+tuning._avx512, tuning.cores = lambda: False, lambda: 2
 backend = sys.argv[1]
 mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
 params = lstmjax.init_lstm(jax.random.key(0), 4, 5)
@@ -120,6 +120,40 @@ print(json.dumps({
 """
 
 
+# Members that two devices share, each with the whole of every batch: of a tagger, trained one after the other, and of a
+# classifier, by `vmap`. The batches are odd, so that none could be split.
+MEMBERS = """
+import json, pathlib, sys
+import jax, jax.numpy as jnp
+jax.config.update("jax_num_cpu_devices", 2)
+from lstmjax import classify, devices, members, tag
+from lstmjax.train import Snapshots
+from tests.test_tagger import SMALL, _said
+from tests.test_train import RECORDS, SMALL as TEXTS
+
+mesh, found = devices.sharing(4), []
+tagged = tuple(tag.frames(_said(n, n)) for n in (25, 8))
+for module, records, recipe in (
+    (tag, tagged, SMALL._replace(members=2, reach=2, epochs=2, hidden=(8,), above=(8,), batch_size=13, average=0.9)),
+    (classify, (RECORDS, RECORDS), TEXTS._replace(members=4, batch_size=5, dropout=0.3, clip=0.1)),
+):
+    with Snapshots(pathlib.Path(sys.argv[1]) / module.__name__) as snapshots:
+        (alone, _), (both, fitted) = (
+            module.fit(*records, recipe, **how) for how in ({}, {"mesh": mesh, "snapshots": snapshots})
+        )
+        again = module.fit(*records, recipe, mesh=mesh, snapshots=snapshots, resume=True)[0]
+    leaves = [jax.tree.leaves(model.params) for model in (alone, both, again)]
+    found.append({
+        "apart": max(float(jnp.abs(a - b).max()) for a, b in zip(*leaves[:2], strict=True)),
+        "again": max(float(jnp.abs(a - b).max()) for a, b in zip(*leaves[1:], strict=True)),
+        "on": [len(a.sharding.device_set) for a in leaves[1]],
+        "trained on": [len(a.sharding.device_set) for a in jax.tree.leaves(fitted.state.params)],
+        "members of each": [a.addressable_shards[0].data.shape[0] for a in jax.tree.leaves(fitted.state.optimizer)],
+    })
+print(json.dumps({"found": found, "sharing": [devices.sharing(3) is None, mesh.size]}))
+"""
+
+
 def _found(program, *arguments):
     """What a program of its own process prints, since devices are counted once in each."""
     done = subprocess.run(
@@ -138,6 +172,17 @@ def test_roles_learnt_on_two_devices_are_as_on_one():
     found = _found(ROLES)
     assert found["apart"] < 1e-5
     assert set(found["on"]) == {2}
+
+
+def test_members_shared_by_two_devices_are_as_on_one(tmp_path):
+    both = _found(MEMBERS, str(tmp_path))
+    assert both["sharing"] == [True, 2]
+    for found, members in zip(both["found"], (2, 4), strict=True):
+        assert found["apart"] < 1e-5
+        assert found["again"] == 0
+        assert set(found["on"]) == {1}
+        assert set(found["trained on"]) == {2}
+        assert set(found["members of each"]) == {members // 2}
 
 
 @pytest.mark.parametrize("backend", ["scan", "fused"])

@@ -3,11 +3,12 @@
 
 import functools
 import math
-import os
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+
+from lstmjax.devices import cores
 
 
 def chunk(T, B, w_x, w_h, times=1):
@@ -130,13 +131,7 @@ def _abreast(T, B, H, dtype, larger, devices):
     """
     small = 4 * H * H <= 2**16 or (larger and _avx512())
     known = dtype in (jnp.float32, jnp.bfloat16)
-    return T >= 16 and B >= 8 and small and known and devices == 1 and _threads() > 1
-
-
-@functools.cache
-def _threads():
-    """How many threads XLA has for a product."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return T >= 16 and B >= 8 and small and known and devices == 1 and cores() > 1
 
 
 def _widen(B, dtype):

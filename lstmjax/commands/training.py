@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import json
+import os
 import shutil
 import time
 from collections.abc import Sequence
@@ -32,7 +33,6 @@ def train(options: argparse.Namespace) -> int:
     recipe = _recipe(options, task.recipe._replace(**file.settings))
     if options.sweep and not hasattr(task.module, "sweep"):
         raise ValueError(f"{file.task} has no sweep: train its models one after the other")
-    mesh = _mesh(options.devices)
     out = Path(options.out)
     checkpoint.check_folder(out)  # before hours are spent
     if options.json and not Path(options.json).parent.is_dir():
@@ -46,6 +46,7 @@ def train(options: argparse.Namespace) -> int:
     run = out.with_name(f"{out.name}.run")
     run_existed = run.exists()
     checked(recipe)
+    mesh = _mesh(options.devices, 1 if options.sweep else recipe.members)
     if not options.resume and any((run / "snapshots").glob("[0-9]*")):
         raise ValueError(f"{run} holds a run that was not finished: --resume goes on with it; or remove the folder")
     if file.name:
@@ -138,13 +139,20 @@ def _of_files(task, data, options, recipe):
     return training, dev, test
 
 
-def _mesh(n):
-    """The first n devices, or None if n is."""
+def _mesh(n, members):
+    """The first n devices; of None as many as can share the members."""
     if n is None:
-        return None
-    if n > 1:
+        asked = jax.config.values["jax_num_cpu_devices"] != -1 or "host_platform_device_count" in os.environ.get(
+            "XLA_FLAGS", ""
+        )
+        wanted = 1 if asked else devices.share(members, devices.cores())
+    else:
+        wanted = n
+    if wanted > 1:
         with contextlib.suppress(RuntimeError):  # JAX has its devices already; below it is said if they are too few
-            jax.config.update("jax_num_cpu_devices", n)
+            jax.config.update("jax_num_cpu_devices", wanted)
+    if n is None:
+        return devices.sharing(members)
     there = jax.devices()
     if not 1 <= n <= len(there):
         raise ValueError(f"devices should be from 1 to {len(there)}, got {n}")

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -50,6 +51,7 @@ def fit(
     bad_steps: int = 10,
     mesh: jax.sharding.Mesh | None = None,
     specs: Any = None,
+    models: bool = False,
     snapshots: Snapshots | None = None,
     save_every: int | None = None,
     resume: bool = False,
@@ -89,6 +91,9 @@ def fit(
         whole batch, and its devices take their rows.
       specs: with a mesh, a `PartitionSpec` for each leaf of the params, or a prefix of that tree: how they are
         split instead of copied. For embeddings too large for a device.
+      models: with a mesh, that params hold models side by side: every leaf of them and of the optimizer's state has an
+        axis of models in front, which the devices share, and each is given the whole batch. Nothing has to go from
+        device to device but what `loss` takes of all models.
       snapshots: where the whole state is saved: after an epoch, as often as that takes little of the run's time
         (`Snapshots.due`), when the run is interrupted, and at its end.
       save_every: save after so many steps, too.
@@ -114,7 +119,7 @@ def fit(
     >>> fitted.best_epoch, round(float(fitted.params), 2)
     (3, 2.0)
     """
-    _check(key, epochs, patience, bad_steps, mesh, specs, snapshots, save_every, resume)
+    _check(key, epochs, patience, bad_steps, mesh, specs, models, snapshots, save_every, resume)
     _check_means(average, average_after, accumulate, carry)
     # The step donates its state: what the caller gave is copied, so that it outlives the first one.
     state: Any = init_state(
@@ -129,10 +134,10 @@ def fit(
     options: dict[str, Any] = {"donate_argnums": 0, "compiler_options": devices.compiler_options()}
     place = as_it_is if jax.default_backend() == "cpu" else jax.device_put
     if mesh is not None:
-        where = _shardings(state, optimizer, mesh, specs)
+        where = _of_models(state, mesh) if models else _shardings(state, optimizer, mesh, specs)
         state = devices.spread(state, where)
         options["out_shardings"] = (where._replace(best=None), None)
-        place = _by_rows(mesh)
+        place = partial(devices.copy_to_all, devices=mesh) if models else partial(devices.split_batch, devices=mesh)
     history: list[dict[str, Any]] = []
     first_carry = jax.tree.map(jnp.copy, state.carry)
     resumed = snapshots is not None and bool(snapshots.steps())
@@ -268,7 +273,7 @@ class _Run:
             )
 
 
-def _check(key, epochs, patience, bad_steps, mesh, specs, snapshots, save_every, resume):
+def _check(key, epochs, patience, bad_steps, mesh, specs, models, snapshots, save_every, resume):
     checks.key("key", key)
     checks.size("epochs", epochs)
     checks.size("bad_steps", bad_steps)
@@ -279,6 +284,11 @@ def _check(key, epochs, patience, bad_steps, mesh, specs, snapshots, save_every,
         raise TypeError(f"mesh should be a jax.sharding.Mesh of one axis, got {checks.show(mesh)}")
     if specs is not None and mesh is None:
         raise ValueError("specs say how params are split over the devices of a mesh, and mesh is None")
+    if models and (mesh is None or specs is not None):
+        raise ValueError(
+            "models are shared by the devices of a mesh, and "
+            + ("mesh is None" if mesh is None else "specs say how params are split")
+        )
     if snapshots is None:
         if resume or save_every is not None:
             raise ValueError(f"{'resume' if resume else 'save_every'} needs snapshots, got None")
@@ -373,10 +383,26 @@ def _shardings(state, optimizer, mesh, specs):
     return where._replace(params=params, optimizer=kept, average=mean, best=where.best._replace(params=params))
 
 
-def _by_rows(mesh):
-    """A batch split over the devices of a mesh."""
+def _of_models(state, mesh):
+    """Where each leaf of the state is to be, of models side by side: those of a model are on the device that has it."""
+    n, (axis,) = mesh.size, mesh.axis_names
+    shared, everywhere = (jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*of)) for of in ([axis], []))
+    where = jax.tree.map(lambda _: everywhere, state)
 
-    def place(batch):
-        return devices.split_batch(batch, devices=mesh)
+    def by_model(name, tree):
+        def place(path, leaf):
+            if not leaf.ndim or leaf.shape[0] % n:
+                raise ValueError(
+                    f"{name}{jax.tree_util.keystr(path)} should have an axis of models in front that {n} devices "
+                    f"divide, got shape {leaf.shape}"
+                )
+            return shared
 
-    return place
+        return jax.tree_util.tree_map_with_path(place, tree)
+
+    return where._replace(
+        params=by_model("params", state.params),
+        optimizer=by_model("optimizer", state.optimizer),
+        average=by_model("average", state.average),
+        best=where.best._replace(params=by_model("params", state.best.params)),
+    )
