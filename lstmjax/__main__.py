@@ -15,7 +15,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status is 0, or 2 for what the caller can mend."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    allocator.keep_memory()  # a step of training is up to a third quicker
+    if arguments is None:  # of a program, and not of one that calls this: it is of the whole process
+        allocator.keep_memory()
     try:
         return options.run(options)
     except (

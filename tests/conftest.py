@@ -28,6 +28,10 @@ from tests.problems import WAYS
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+# Devices are counted once in a process, and here they are one, whatever a command line asks for: what takes several
+# has a process of its own.
+jax.devices()
+
 # Tracing makes many small objects that live, and looking through them for garbage took 6 % of the run.
 gc.set_threshold(100_000, 50, 100)
 

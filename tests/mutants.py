@@ -1530,6 +1530,43 @@ AT_THE_DOOR = [
 
 TRAINING = [
     *of(
+        "allocator.py",
+        (
+            "allocator-arenas",
+            "arenas of threads stay, of which none holds much",
+            "(_ARENA_MAX, 1), (_MMAP_MAX, 0)",
+            "(_MMAP_MAX, 0)",
+            "test_allocator.py::test_pages_are_touched_for_the_first_time_once",
+        ),
+    ),
+    *of(
+        "devices.py",
+        (
+            "devices-share",
+            "devices share models that they do not divide",
+            "if models % n == 0)",
+            "if n <= models)",
+            "test_cli.py::test_members_are_shared_by_cores_unless_told_otherwise",
+        ),
+    ),
+    *of(
+        "members.py",
+        (
+            "members-first-device",
+            "of members on several devices only those of the first have a loss",
+            "in_specs=(lead, whole, lead), out_specs=lead)",
+            "in_specs=(lead, whole, lead), out_specs=whole, check_vma=False)",
+            "test_sharding.py::test_members_shared_by_two_devices_are_as_on_one",
+        ),
+        (
+            "members-spread",
+            "what was trained over devices stays there",
+            "return fitted._replace(params=jax.device_put(fitted.params, shared.devices.flat[0]))",
+            "return fitted",
+            "test_sharding.py::test_members_shared_by_two_devices_are_as_on_one",
+        ),
+    ),
+    *of(
         "train/step.py",
         (
             "step-bad-applied",

@@ -138,13 +138,14 @@ for module, records, recipe in (
     (classify, (RECORDS, RECORDS), TEXTS._replace(members=4, batch_size=5, dropout=0.3, clip=0.1)),
 ):
     with Snapshots(pathlib.Path(sys.argv[1]) / module.__name__) as snapshots:
-        (alone, _), (both, fitted) = (
+        (alone, before), (both, fitted) = (
             module.fit(*records, recipe, **how) for how in ({}, {"mesh": mesh, "snapshots": snapshots})
         )
         again = module.fit(*records, recipe, mesh=mesh, snapshots=snapshots, resume=True)[0]
     leaves = [jax.tree.leaves(model.params) for model in (alone, both, again)]
     found.append({
         "apart": max(float(jnp.abs(a - b).max()) for a, b in zip(*leaves[:2], strict=True)),
+        "losses": max(abs(a["loss"] / b["loss"] - 1) for a, b in zip(before.history, fitted.history, strict=True)),
         "again": max(float(jnp.abs(a - b).max()) for a, b in zip(*leaves[1:], strict=True)),
         "on": [len(a.sharding.device_set) for a in leaves[1]],
         "trained on": [len(a.sharding.device_set) for a in jax.tree.leaves(fitted.state.params)],
@@ -179,6 +180,7 @@ def test_members_shared_by_two_devices_are_as_on_one(tmp_path):
     assert both["sharing"] == [True, 2]
     for found, members in zip(both["found"], (2, 4), strict=True):
         assert found["apart"] < 1e-5
+        assert found["losses"] < 1e-5
         assert found["again"] == 0
         assert set(found["on"]) == {1}
         assert set(found["trained on"]) == {2}
