@@ -603,3 +603,8 @@ def test_models_that_devices_cannot_share():
         ValueError, match=r"params should have an axis of models in front that 1 devices divide, got sha"
     ):
         _fit(models=True, mesh=mesh)
+    # Adam counts its steps once for all models.
+    given = (jnp.zeros(2), optax.adam(0.1), lambda epoch: [jnp.ones(2)] * 4)
+    alone = train.fit(_loss, *given, key=jax.random.key(0), epochs=2)
+    shared = train.fit(_loss, *given, key=jax.random.key(0), epochs=2, models=True, mesh=mesh)
+    np.testing.assert_allclose(shared.params, alone.params, rtol=1e-6)

@@ -91,9 +91,9 @@ def fit(
         whole batch, and its devices take their rows.
       specs: with a mesh, a `PartitionSpec` for each leaf of the params, or a prefix of that tree: how they are
         split instead of copied. For embeddings too large for a device.
-      models: with a mesh, that params hold models side by side: every leaf of them and of the optimizer's state has an
-        axis of models in front, which the devices share, and each is given the whole batch. Nothing has to go from
-        device to device but what `loss` takes of all models.
+      models: with a mesh, that params hold models side by side: every leaf of them, and of the optimizer's state but
+        for scalars, has an axis of models in front, which the devices share, and each is given the whole batch. Nothing
+        has to go from device to device but what `loss` takes of all models.
       snapshots: where the whole state is saved: after an epoch, as often as that takes little of the run's time
         (`Snapshots.due`), when the run is interrupted, and at its end.
       save_every: save after so many steps, too.
@@ -391,6 +391,8 @@ def _of_models(state, mesh):
 
     def by_model(name, tree):
         def place(path, leaf):
+            if name == "optimizer" and not leaf.ndim:  # a count of steps
+                return everywhere
             if not leaf.ndim or leaf.shape[0] % n:
                 raise ValueError(
                     f"{name}{jax.tree_util.keystr(path)} should have an axis of models in front that {n} devices "
