@@ -46,9 +46,6 @@ def main() -> int:
     parser.add_argument("--json", type=Path, default=RESULTS, metavar="FILE", help="(default: %(default)s)")
     options = parser.parse_args()
     console = Console(highlight=False)
-    # As the command line has it.
-    allocator.keep_memory()
-    jax.config.update("jax_num_cpu_devices", timing.cores())
     if options.latency:
         print_latency(console)
         return 0
@@ -233,4 +230,7 @@ def print_latency(console: Console) -> None:
 
 
 if __name__ == "__main__":
+    # As the command line has it; of the whole process, so not in `main`, which the tests call.
+    allocator.keep_memory()
+    jax.config.update("jax_num_cpu_devices", timing.cores())
     sys.exit(main())
