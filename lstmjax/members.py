@@ -64,9 +64,9 @@ def fit(
       ValueError: a batch that the devices of `mesh` do not divide, nor the members. What `train.fit` raises.
     """
     recipe = task.recipe
-    shared = mesh if mesh is not None and mesh.size > 1 and parts(recipe, mesh) == 1 else None
-    if shared is None and mesh is not None and recipe.batch_size % mesh.size:
-        raise ValueError(f"batch_size should be one that {mesh.size} devices divide, got {recipe.batch_size}")
+    shared = _shared(recipe, mesh)
+    if recipe.batch_size % parts(recipe, mesh):
+        raise ValueError(f"batch_size should be one that {parts(recipe, mesh)} devices divide, got {recipe.batch_size}")
     params, key = _begin(task, recipe)
 
     def evaluate(params):
@@ -101,11 +101,15 @@ def fit(
 
 
 def parts(recipe: Recipe, mesh: jax.sharding.Mesh | None) -> int:
-    """Into how many parts, one a device, each batch of a run is split: 1 where the devices share the members instead.
-    Those of several processes never do, since none of these could look at all of the members."""
-    if mesh is None or (recipe.members % mesh.size == 0 and not mesh.is_multi_process):
-        return 1
-    return mesh.size
+    """Into how many parts, one a device, each batch of a run is split: 1 where the devices share the members."""
+    return 1 if mesh is None or _shared(recipe, mesh) is not None else mesh.size
+
+
+def _shared(recipe, mesh):
+    """The mesh, if its devices share the members. Those of several processes never do, since none of these could look
+    at all of the members."""
+    shares = mesh is not None and mesh.size > 1 and recipe.members % mesh.size == 0 and not mesh.is_multi_process
+    return mesh if shares else None
 
 
 def recipes_of(recipe: Recipe, settings: dict[str, Sequence[float | int]]) -> list[Recipe]:

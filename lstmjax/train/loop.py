@@ -402,9 +402,7 @@ def _of_models(state, mesh):
 
         return jax.tree_util.tree_map_with_path(place, tree)
 
-    return where._replace(
-        params=by_model("params", state.params),
-        optimizer=by_model("optimizer", state.optimizer),
-        average=by_model("average", state.average),
-        best=where.best._replace(params=by_model("params", state.best.params)),
-    )
+    params = by_model("params", state.params)
+    mean = None if state.average is None else params
+    kept = by_model("optimizer", state.optimizer)
+    return where._replace(params=params, optimizer=kept, average=mean, best=where.best._replace(params=params))
