@@ -4,7 +4,9 @@
     python benchmarks/bench_decoding.py --part chain --shape 32,32,9 --json FILE
     python benchmarks/bench_decoding.py --part beam --width 1 5 --batch 1 --vocabulary 1000
 
-The chain: T steps, B sequences of different lengths, K tags. `likelihood` is that of given tags and its gradient by
+The chain: T steps, B sequences of different lengths, K tags, whose scores have a deviation of 1, or of what is given as
+a fourth number: then tags are those of spans (BIO), and most of what may follow is forbidden, as in a trained model.
+`likelihood` is that of given tags and its gradient by
 all scores; `marginals` are in PyTorch the gradient of what pytorch-crf has as its normaliser. A decoder's step is a
 word vector, an LSTM of H units and a softmax over V words; the search is that of `lstmjax.decoding.beam`, with its
 early stop and length penalty, on both sides for a whole batch at once. Everything is compared with NumPy in float64
@@ -30,10 +32,12 @@ from rich.table import Table
 import lstmjax
 from lstmjax import crf, decoding
 
-SHAPES = ("32,32,9", "32,32,72", "64,64,125", "128,16,125", "24,1,72")
+SHAPES = ("32,32,9", "32,32,72", "64,64,125", "128,16,125", "24,1,72", "24,128,107,15")
+FORBIDDEN = -1e4  # the score that users of pytorch-crf give to what may not follow
 OURS, THEIRS = "lstmjax", "torch"
 
-# Largest error let through, as a share of what is compared (or of 1): float32 sums of T terms are some 1e-6 off.
+# Largest error let through, as a share of what is compared (or of 1): float32 sums of T terms are some 1e-6 off. Shares
+# are exponentials of such sums, so they are off by as much as these are, and more where the scores are larger.
 BOUND = 1e-4
 
 START, END, PENALTY = 1, 0, 0.6
@@ -68,7 +72,7 @@ def main() -> int:
     """Run what the command line asks for; 1 if an implementation was wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", nargs="+", choices=("chain", "beam"), default=("chain", "beam"))
-    parser.add_argument("--shape", nargs="+", default=SHAPES, metavar="T,B,K", help="of the chain")
+    parser.add_argument("--shape", nargs="+", default=SHAPES, metavar="T,B,K[,S]", help="of the chain")
     parser.add_argument("--width", nargs="+", type=int, default=[0, 1, 5, 10], help="of the beam; 0 is greedy")
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 32])
     parser.add_argument("--vocabulary", nargs="+", type=int, default=[1000, 8000])
@@ -92,7 +96,7 @@ def main() -> int:
     rows: list[Row] = []
     for k, (shape, run) in enumerate(work):
         _progress(f"{k + 1}/{len(work)} {shape}")
-        rows += run(args.seconds)
+        rows += run(seconds=args.seconds)
         if args.json:  # what is there so far
             args.json.write_text(json.dumps(_plain(rows), indent=1) + "\n")
     _progress("")
@@ -112,9 +116,9 @@ class Chain(NamedTuple):
     lengths: np.ndarray  # int32 [B]
 
 
-def chain(T: int, B: int, K: int, seconds: float) -> list[Row]:
+def chain(T: int, B: int, K: int, spread: int = 0, *, seconds: float) -> list[Row]:
     """Likelihood, marginals and best tags, checked and timed."""
-    problems = [_draw_chain(T, B, K, seed) for seed in range(3)]
+    problems = [_draw_chain(T, B, K, spread, seed) for seed in range(3)]
     right = _reference_chain(problems[0])
     built = {OURS: _our_chain(problems)}
     if find_spec("torch") and find_spec("torchcrf"):
@@ -125,20 +129,28 @@ def chain(T: int, B: int, K: int, seconds: float) -> list[Row]:
         if what == "viterbi":  # paths may differ where they are as good
             for impl, one in ready.items():
                 ready[impl] = one._replace(answer=[_scores(problems[0], one.answer[0])])
-        rows += _timed(what, f"T {T}, B {B}, K {K}", ready, known, seconds / len(right))
+        shape = f"T {T}, B {B}, K {K}" + f", spans, +-{spread}" * (spread > 0)
+        rows += _timed(what, shape, ready, known, seconds / len(right), BOUND * max(1, spread))
     return rows
 
 
-def _draw_chain(T, B, K, seed):
+def _draw_chain(T, B, K, spread, seed):
     params, rng = np.random.default_rng(K), np.random.default_rng(seed)
     lengths = rng.integers(max(1, T // 2), T + 1, B).astype(np.int32)
     lengths[0] = T
-    return Chain(
-        crf.CRF(*(params.normal(size=shape).astype(np.float32) for shape in ((K, K), (K,), (K,)))),
-        rng.normal(size=(T, B, K)).astype(np.float32),
-        rng.integers(0, K, (T, B)).astype(np.int32),
-        lengths,
-    )
+    scores = crf.CRF(*(params.normal(size=shape).astype(np.float32) for shape in ((K, K), (K,), (K,))))
+    emissions = rng.normal(size=(T, B, K)).astype(np.float32)
+    tags = rng.integers(0, K, (T, B)).astype(np.int32)
+    if spread:
+        may = crf.bio(["O", *(f"{'BI'[k % 2]}-{k // 2}" for k in range(K - 1))])
+        scores = scores._replace(
+            transitions=np.where(may.transitions, scores.transitions, np.float32(FORBIDDEN)),
+            start=np.where(may.start, scores.start, np.float32(FORBIDDEN)),
+        )
+        for before, tag in zip([np.zeros(B, np.int32), *tags], tags, strict=False):
+            tag[:] = np.where(may.transitions[before, tag], tag, before)  # in place: the next is seen beside it
+        emissions *= spread
+    return Chain(scores, emissions, tags, lengths)
 
 
 def _our_chain(problems):
@@ -439,10 +451,10 @@ def _rated(decoder, h, c, tokens, ended, penalty):
 # --- what both share -------------------------------------------------------------------------------------------------
 
 
-def _timed(what, shape, ready, known, seconds):
+def _timed(what, shape, ready, known, seconds, bound=BOUND):
     """A row for each implementation; those that are right are timed in turn."""
     errors = {impl: _error(one.answer, known) for impl, one in ready.items()}
-    right = {impl: one for impl, one in ready.items() if errors[impl] <= BOUND}
+    right = {impl: one for impl, one in ready.items() if errors[impl] <= bound}
     calls, inputs = ({impl: one[k] for impl, one in right.items()} for k in (0, 1))
     pause = 0.003 if THEIRS in calls else 0  # its threads spin for a while
     times = timing.interleave(calls, inputs, seconds, pause) if calls else {}

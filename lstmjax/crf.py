@@ -94,8 +94,9 @@ def log_partition(params: CRF, emissions: Array, lengths: Array | None = None) -
         a_1 = start + e_1,   a_t[j] = e_t[j] + log sum_i exp(a_t-1[i] + transitions[i, j])
         log Z = log sum exp(a_n + end)
 
-    A step is a product of [batch, K] by [K, K] after the greatest of each row is taken out; where that would lose all
-    of a sum to underflow, the step is done once more, entry by entry.
+    A step is a product of [batch, K] by [K, K] after the greatest of each row is taken out. Sums that underflow there,
+    such as those of tags that only unlikely tags lead to, are taken from a second product, of terms raised as far as
+    floats go; where that loses one too, all of the step is done once more, entry by entry.
 
     Args, Raises: as `log_likelihood`.
 
@@ -241,22 +242,37 @@ def _log_partition(params, emissions, valid, n):
     """log Z [N]."""
     if not len(emissions):
         return jnp.zeros(n.shape, emissions.dtype)
-    limits = jnp.finfo(emissions.dtype)
+    limits, k = jnp.finfo(emissions.dtype), len(params.start)
     highest = _finite(params.transitions.max(0))  # of each column; a constant, since what it adds it takes away
     weights = jnp.exp(params.transitions - highest[None])
+    least = limits.tiny / limits.eps**2  # of a sum below it, terms were lost that would show in the last digit
+    shift = float(np.log(limits.max) - np.log(k) - 2)  # a sum of K terms that are raised so far is just finite
 
-    # Computed again for the gradient: else [T, N, K, K] would be kept of it, zeros where it was not taken.
-    @partial(jax.checkpoint, prevent_cse=False)
+    def summed(a, weights, raised, least):
+        """The logarithms of sums whose terms are raised, and which of them are lost, and stand for nothing."""
+        taken = _finite(a.max(-1, keepdims=True)) - raised
+        sums = jnp.matmul(jnp.exp(a - taken), weights, precision="highest")
+        lost = sums < least
+        return jnp.log(jnp.where(lost, 1, sums)) + taken + highest[None], lost
+
     def entry_by_entry(a):
         return _log_sum_exp(a[:, :, None] + params.transitions[None], 1)
 
+    # Computed again for the gradient: else [T, N, K, K] would be kept of it, zeros where it was not taken.
+    @partial(jax.checkpoint, prevent_cse=False)
+    def far(a, product, low):
+        # Weights that are small are left out of raised sums, or the gradient would meet infinity times nothing; a sum
+        # is good if they would not show in it.
+        ratios = params.transitions - highest[None]
+        small = ratios < -20
+        rest = jnp.exp(jnp.where(small, ratios, -jnp.inf).max(0) + shift) * k / limits.eps
+        raised, lost = summed(a, jnp.where(small, 0, jnp.exp(ratios)), shift, jnp.maximum(least, rest)[None])
+        return jax.lax.cond((low & lost).any(), entry_by_entry, lambda _: jnp.where(low, raised, product), a)
+
     def step(a, now):
         emission, there = now
-        top = _finite(a.max(-1, keepdims=True))
-        sums = jnp.matmul(jnp.exp(a - top), weights, precision="highest")
-        low = sums < limits.tiny / limits.eps**2  # terms were lost that would show in the last digit
-        product = jnp.log(jnp.where(low, 1, sums)) + top + highest[None]
-        after = jax.lax.cond(low.any(), entry_by_entry, lambda _: product, a) + emission
+        product, low = summed(a, weights, 0, least)
+        after = jax.lax.cond(low.any(), far, lambda a, product, low: product, a, product, low) + emission
         return jnp.where(there[:, None], after, a), None
 
     last, _ = jax.lax.scan(step, params.start[None] + emissions[0], (emissions[1:], valid[1:]))

@@ -26,7 +26,7 @@ TORCH, CRF, SETS = "torch", "torchcrf", "data"  # what a run needs beside the te
 RUNS = {
     "bench_classifier": ("", ()),
     "bench_decoding": (
-        "--shape 4,2,3 --width 0 2 --batch 1 --vocabulary 20 --size 8 --steps 3 --seconds 0.05",
+        "--shape 4,2,3 4,2,5,15 --width 0 2 --batch 1 --vocabulary 20 --size 8 --steps 3 --seconds 0.05",
         (TORCH, CRF),
     ),
     "bench_family": ("--shape 4 2 4 4 --seconds 0.1", ()),

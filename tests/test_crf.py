@@ -86,11 +86,66 @@ def test_nothing_is_lost_to_underflow(scale):
 
 
 def test_a_step_is_a_product_unless_it_underflows():
-    """The slow way is there, in a branch that runs only where it is needed."""
+    """The slower ways are there, a branch in a branch, each of which runs only where it is needed."""
     p, e, n = to_jax(jnp.float32, *problem()[:2], LENGTHS)
     text = str(jax.make_jaxpr(crf.log_partition)(p, e, n))
-    assert text.count("dot_general") == 1
-    assert text.count("cond[") == 1
+    assert text.count("dot_general") == text.count("cond[") == 2
+    assert text.index("dot_general") < text.index("cond[") < text.rindex("dot_general") < text.rindex("cond[")
+
+
+def apart(distance):
+    """Tags of spans, of which one can only be reached from others that are so far below the best."""
+    params, emissions, tags = problem(3, k=len(LABELS))
+    params = params._replace(transitions=np.where(crf.bio(LABELS).transitions, params.transitions, -np.inf))
+    emissions[..., 1:3] -= distance  # B-A and I-A; I-B has B-B
+    emissions[2:, :, 2] += 3 * distance  # then I-A is the best, and how likely B-A was before is all there is to go by
+    return params, emissions, np.zeros_like(tags)
+
+
+@pytest.mark.parametrize("distance", [20, 50, 60, 80, 110, 130, 150, 200])
+def test_sums_far_below_the_best(distance, monkeypatch):
+    """Values and gradients, and whether a step goes entry by entry: only where raised sums are lost as well."""
+    ways = []
+    whole = crf._log_sum_exp
+
+    def counted(x, axis):
+        if axis == 1:
+            jax.debug.callback(ways.append, 0)
+        return whole(x, axis)
+
+    check(*apart(distance), jnp.float32, 1e-5)
+    monkeypatch.setattr(crf, "_log_sum_exp", counted)
+    p, e, n = to_jax(jnp.float32, *apart(distance)[:2], LENGTHS)
+    jax.block_until_ready(crf._log_partition.__wrapped__(*crf._problem(p, e, n)[:4]))
+    jax.effects_barrier()
+    assert bool(ways) == (distance > 130)
+
+
+def test_gradients_of_sums_far_below_the_best(x64):
+    """By all scores, in float32, beside those in float64, where nothing is far; and there, where it is."""
+    for distance in (60, 110, 180):
+        found, expected = (
+            jax.grad(lambda p, e: crf.log_partition(p, e, LENGTHS).sum(), (0, 1))(*to_jax(dtype, *apart(distance)[:2]))
+            for dtype in (jnp.float32, jnp.float64)
+        )
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-4, 1e-6), found, expected)
+    check(*apart(700), jnp.float64, 1e-12)
+
+
+@pytest.mark.parametrize("score", [-15.0, -40, -75, -110, -1e4])
+def test_small_weights_of_sums_far_below_the_best(score, x64):
+    """Transitions that are all but forbidden, which are the way of most of a sum, of some of it, or of none."""
+    params, emissions, tags = apart(90)
+    params = params._replace(transitions=np.maximum(params.transitions, score))
+    check(params, emissions, tags, jnp.float32, 1e-5)
+
+    def gradient(dtype):
+        p, e = to_jax(dtype, params, emissions)
+        return jax.grad(lambda p, e: crf.log_partition(p, e, LENGTHS).sum(), (0, 1))(p, e)
+
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, 1e-4, 1e-6), gradient(jnp.float32), gradient(jnp.float64)
+    )
 
 
 def test_the_gradient_keeps_no_table_of_pairs_for_each_step():
