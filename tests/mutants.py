@@ -452,6 +452,13 @@ CELLS = [
             f"{APART}[glorot-lstm]",
         ),
         (
+            "draw-batch-decomposed",
+            "draws side by side are decomposed as one batch, which never ends",
+            "return sequential_vmap(lambda key: jax.nn.initializers.orthogonal()(key, shape, dtype))(key)",
+            "return jax.nn.initializers.orthogonal()(key, shape, dtype)",
+            "test_cells.py::test_draws_side_by_side_are_those_of_each_and_decompose_no_batch[lstm]",
+        ),
+        (
             "draw-torch-bias",
             "one of torch's two biases is left out",
             "jax.random.uniform(k_b, (2, columns), wide, -bound, bound).sum(0)",
@@ -1678,6 +1685,30 @@ TRAINING = [
             "return (time.monotonic() - self._ended) * self.share >= self._cost",
             "return True",
             "test_snapshots.py::test_one_is_due_when_it_costs_little_of_the_time",
+        ),
+        (
+            "snapshot-unclaimed",
+            "a run begins where another is going on",
+            """            )
+        self.claim()
+""",
+            """            )
+""",
+            "test_snapshots.py::test_one_run_saves_in_a_folder_at_a_time",
+        ),
+        (
+            "snapshot-lock-removed",
+            "a lock on a file that is no longer there counts",
+            "if os.path.samestat(os.fstat(file.fileno()), path.stat()):",
+            "if True:",
+            "test_snapshots.py::test_a_lock_that_was_removed_meanwhile_is_none",
+        ),
+        (
+            "snapshot-lock-left",
+            "the file of a lock stays when its run has ended",
+            "os.unlink(lock.name)",
+            "pass",
+            "test_snapshots.py::test_one_run_saves_in_a_folder_at_a_time",
         ),
         (
             "snapshot-unverified",

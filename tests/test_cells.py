@@ -1,5 +1,7 @@
 """One step of time: against NumPy, against other frameworks, and what the inits draw."""
 
+import re
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -275,6 +277,25 @@ def is_keras(w_x, w_h, b, forget=None):
         np.testing.assert_allclose(w_h @ w_h.T, np.eye(len(w_h)), atol=1e-5)
     hidden = 50
     np.testing.assert_array_equal(b, forget_bias(columns // hidden, hidden, forget))
+
+
+@pytest.mark.parametrize("cell", [cell for cell in INITS if cell != "minlstm"])  # which has no w_h
+def test_draws_side_by_side_are_those_of_each_and_decompose_no_batch(cell):
+    """A program with several batches of QR decompositions never ends on a CPU: all its threads wait for each other."""
+    draw = INITS[cell][0]
+    more = {"heads": 2} if cell == "slstm" else {}
+
+    def layers(key):
+        return [draw(one, 3, 50, **more) for one in jax.random.split(key, 3)]
+
+    keys = jax.random.split(jax.random.key(0), 2)
+    program = jax.jit(jax.vmap(layers)).lower(keys)
+    decomposed = re.findall(r"custom_call @lapack_sgeqrf\S* .*: \(tensor<([0-9x]+)xf32>\)", program.as_text())
+    assert decomposed
+    assert all(shape.count("x") == 1 for shape in decomposed), decomposed
+    for row, key in enumerate(keys):
+        got = jax.tree.map(lambda a, row=row: a[row], program.compile()(keys))
+        chex.assert_trees_all_close(got, layers(key), atol=1e-6)
 
 
 @every_init

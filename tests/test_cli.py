@@ -15,7 +15,7 @@ import pytest
 from lstmjax import __main__ as cli
 from lstmjax import classify, recipe
 from lstmjax.commands import tasks, using
-from lstmjax.train import curves
+from lstmjax.train import Snapshots, curves
 
 WORDS = {"up": ("good", "great", "fine", "lovely"), "down": ("bad", "poor", "awful", "dull")}
 QUICK = [
@@ -300,6 +300,23 @@ def test_a_model_that_could_not_be_saved_is_not_lost(data, tmp_path, capsys, mon
     assert "Kept epoch" in capsys.readouterr().out
     assert classify.load(tmp_path / "m").labels == ("down", "up")
     assert [p.name for p in (tmp_path / "m.run").iterdir()] == ["log.jsonl"]
+
+
+def test_a_run_that_is_going_on_is_not_disturbed_by_another(data, tmp_path, capsys):
+    run = tmp_path / "m.run"
+    command = ["train", "--data", str(data), "--out", str(tmp_path / "m"), *QUICK, "--members", "1"]
+    with Snapshots(run / "snapshots") as going:  # its first epoch: there is no snapshot yet
+        going.claim()
+        (run / "log.jsonl").write_text("{}\n")
+        for more in ([], ["--resume"], ["--sweep", "dropout=0.1,0.2"]):
+            assert cli.main([*command, *more]) == 2
+            said = capsys.readouterr()
+            assert f"snapshots should be of no other run, but process {os.getpid()} on " in said.err
+            assert "epoch" not in said.out
+        assert (run / "log.jsonl").read_text() == "{}\n"
+        going.save(1, {"w": np.zeros(3)})
+        going.wait()
+        assert going.steps() == [1]
 
 
 def test_what_a_run_has_written_is_not_touched_by_one_that_is_refused(data, tmp_path, capsys):

@@ -1,6 +1,9 @@
 """Snapshots of a run: what was saved comes back or is refused by name, and no accident takes the one before."""
 
+import errno
+import fcntl
 import json
+import os
 import pickle
 import subprocess
 
@@ -194,8 +197,59 @@ def test_what_an_interrupted_save_left_is_none_and_is_swept(snapshots):
     left = snapshots.folder / ".00000009.partial" / "arrays"
     left.mkdir(parents=True)
     assert snapshots.steps() == [3, 5]
-    Snapshots(snapshots.folder).close()
-    assert not left.exists()
+    snapshots.close()
+    with Snapshots(snapshots.folder) as after:
+        assert left.exists()  # somebody who reads takes nothing away
+        after.claim()
+        assert not left.exists()
+
+
+def test_one_run_saves_in_a_folder_at_a_time(snapshots):
+    saving = snapshots.folder / ".00000009.partial"  # of a run that goes on
+    saving.mkdir()
+    with Snapshots(snapshots.folder) as other:
+        for ask in (other.claim, lambda: other.check_resume(True), lambda: other.save(7, STATE)):
+            with pytest.raises(BlockingIOError, match=rf"run should be of no other run, but process {os.getpid()} on "):
+                ask()
+        assert other.load(STATE).step == 5
+        assert saving.exists()
+        snapshots.close()
+        other.save(7, STATE)
+        other.wait()
+        assert other.steps() == [5, 7]
+        with pytest.raises(BlockingIOError):
+            snapshots.save(9, STATE)
+    assert not (snapshots.folder / ".lock").exists()
+    snapshots.claim()
+
+
+def test_a_disk_or_a_system_without_locks_keeps_nobody_out(tmp_path, monkeypatch):
+    def none(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    with Snapshots(tmp_path) as one, Snapshots(tmp_path) as other, Snapshots(tmp_path) as third:
+        one.claim()
+        monkeypatch.setattr("lstmjax.train.snapshots.fcntl.flock", none)
+        other.claim()
+        monkeypatch.setattr("lstmjax.train.snapshots.fcntl", None)
+        third.claim()
+
+
+def test_a_lock_that_was_removed_meanwhile_is_none(tmp_path, monkeypatch):
+    flock, asked = fcntl.flock, []
+
+    def late(file, how):
+        if not asked:  # whoever had it ends just now
+            (tmp_path / ".lock").unlink()
+        asked.append(how)
+        flock(file, how)
+
+    monkeypatch.setattr("lstmjax.train.snapshots.fcntl.flock", late)
+    with Snapshots(tmp_path) as one, Snapshots(tmp_path) as other:
+        one.claim()
+        assert len(asked) == 2
+        with pytest.raises(BlockingIOError):
+            other.claim()
 
 
 @pytest.fixture
@@ -224,7 +278,7 @@ def test_a_full_disk_takes_nothing_away(small_disk):
             snapshots.wait()
         assert snapshots.steps() == [1]
         chex.assert_trees_all_equal(snapshots.load(small).state, small)
-        assert [p.name for p in (folder / "run").iterdir()] == ["00000001"]
+        assert sorted(p.name for p in (folder / "run").iterdir()) == [".lock", "00000001"]
 
 
 def test_a_folder_that_cannot_be_written_is_refused_at_once(small_disk):

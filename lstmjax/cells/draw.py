@@ -1,9 +1,11 @@
 """What the weights of a layer are drawn from."""
 
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.custom_batching import sequential_vmap
 from jax.typing import DTypeLike
 
 from lstmjax import checks
@@ -36,11 +38,21 @@ def draw(
         # The block a variance is computed over is one gate, or in Keras all gates together.
         draws = 1 if init == "keras" else blocks
         width = columns // draws
-        glorot, orthogonal = jax.nn.initializers.glorot_uniform(), jax.nn.initializers.orthogonal()
+        glorot = jax.nn.initializers.glorot_uniform()
         w_x = jnp.concatenate([glorot(k, (inputs, width), wide) for k in jax.random.split(k_x, draws)], 1)
-        w_h = jnp.concatenate([orthogonal(k, (outputs, width), wide) for k in jax.random.split(k_h, draws)], 1)
+        w_h = jnp.concatenate([_orthogonal(k, (outputs, width), wide) for k in jax.random.split(k_h, draws)], 1)
         b = jnp.zeros(columns, wide)
     return w_x.astype(dtype), w_h.astype(dtype), b.astype(dtype) if bias else None
+
+
+@partial(jax.jit, static_argnames=("shape", "dtype"))  # or each draw of a vmap would be compiled by itself
+def _orthogonal(key, shape, dtype):
+    """A matrix with orthonormal rows or columns; under vmap, of many draws, one after the other.
+
+    On a CPU a batch of QR decompositions is shared out to the threads that run the program, and waited for by one of
+    them: with a few such batches in one compiled program all of them wait, and it never ends.
+    """
+    return sequential_vmap(lambda key: jax.nn.initializers.orthogonal()(key, shape, dtype))(key)
 
 
 def fresh_key(key: Array, n: int) -> Array:

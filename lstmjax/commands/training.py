@@ -59,10 +59,12 @@ def train(options: argparse.Namespace) -> int:
     what = "characters" if isinstance(training, str) else "records"
     console.print(f"train {len(training):,}, dev {len(dev):,}, test {len(test):,} {what}", highlight=False)
     began = time.perf_counter()
-    if not any((run / "snapshots").glob("[0-9]*")):
+    snapshots = Snapshots(run / "snapshots")
+    snapshots.claim()  # or what follows would be done to a run that is going on
+    if not snapshots.steps():
         (run / curves.LOG).unlink(missing_ok=True)
     try:
-        with Snapshots(run / "snapshots") as snapshots:
+        with snapshots:
             how: dict = dict(watch=Watch(console, log=run / curves.LOG, tensorboard=options.tensorboard))
             how |= dict(snapshots=snapshots, resume=options.resume, mesh=mesh)
             if options.sweep:

@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 import os
+import platform
 import shutil
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,8 +22,13 @@ import numpy as np
 
 from lstmjax import checks, leaves
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 FORMAT = 1
-RECORD, ARRAYS = "snapshot.json", "arrays"
+RECORD, ARRAYS, LOCK = "snapshot.json", "arrays", ".lock"
 
 
 class Loaded(NamedTuple):
@@ -47,7 +53,8 @@ class Snapshots:
     """The snapshots of one run, in a folder of their own.
 
     Saving goes on in the background once the arrays have been copied to the host. An error of that is raised by the
-    next `save`, or by `wait`.
+    next `save`, or by `wait`. Only one run saves in a folder at a time, from its first `save` or `claim` on until
+    `close` or the end of its process; others may read there what is whole.
 
     Args:
       folder: made if it is not there. In a run of several processes all of them name the same folder.
@@ -73,18 +80,34 @@ class Snapshots:
         self._cost = self._ended = 0.0  # of the last one: the seconds it took, and when it was done
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="snapshots")
         self._writing: Future | None = None
+        self._claimed = False
+        self._lock: Any = None
         if self.folder.exists() and not self.folder.is_dir():
             raise FileExistsError(f"{self.folder} is a file: snapshots need a folder")
         self.folder.mkdir(parents=True, exist_ok=True)
         if jax.process_index() == 0:
             self._try_to_write()
-            self._sweep()
 
     def __enter__(self) -> "Snapshots":
         return self
 
     def __exit__(self, *_: Any) -> None:
         self.close()
+
+    def claim(self) -> None:
+        """Keep others from saving here until `close`, and remove what an interrupted save left.
+
+        By a lock of the operating system on a file, which ends with the process, so that nothing has to be cleared away
+        after a kill. Where there are no such locks, on Windows and on some network disks, nobody is kept out.
+
+        Raises:
+          BlockingIOError: somebody else saves here; it says who.
+        """
+        if self._claimed or jax.process_index() != 0:
+            return
+        self._lock, self._claimed = _locked(self.folder / LOCK), True
+        for path in self.folder.glob(".*.partial"):
+            shutil.rmtree(path, ignore_errors=True)
 
     def save(self, step: int, state: Any, about: Any = None, *, best: bool = False) -> None:
         """Begin to save.
@@ -97,9 +120,10 @@ class Snapshots:
 
         Raises:
           ValueError: `about` that JSON cannot hold, or a leaf that is not finite, named. OSError: what could not be
-            written, of this save or of the one before it; nothing is left of such a snapshot.
+            written, of this save or of the one before it; nothing is left of such a snapshot. What `claim` raises.
         """
         self.wait()
+        self.claim()
         step = checks.size("step", step, least=0)
         _handler()  # imports orbax the first time, which is no part of the cost of a snapshot
         began = time.monotonic()
@@ -146,26 +170,32 @@ class Snapshots:
             writing.result()
 
     def close(self) -> None:
-        """`wait`, and end the thread."""
+        """`wait`, end the thread, and let others save here."""
         try:
             self.wait()
         finally:
             self._thread.shutdown()
+            lock, self._lock, self._claimed = self._lock, None, False
+            if lock is not None:
+                with contextlib.suppress(OSError):
+                    os.unlink(lock.name)  # while it is ours: afterwards it might be another's
+                lock.close()
 
     def steps(self) -> list[int]:
         """The steps there are complete snapshots of, rising. What an interrupted save left is none."""
         return sorted(int(p.name) for p in self.folder.iterdir() if p.name.isdecimal() and (p / RECORD).is_file())
 
     def check_resume(self, resume: bool) -> None:
-        """Refuse to begin a run anew where the snapshots of one lie.
+        """Refuse to begin a run anew where the snapshots of one lie; `claim` the folder.
 
         Raises:
-          TypeError: `resume` is no bool. ValueError: there are snapshots, and `resume` is False.
+          TypeError: `resume` is no bool. ValueError: there are snapshots, and `resume` is False. What `claim` raises.
         """
         if not checks.flag("resume", resume) and self.steps():
             raise ValueError(
                 f"{self.folder} holds snapshots of a run: give resume=True to go on with it, or another folder"
             )
+        self.claim()
 
     def load(self, like: Any, step: int | None = None) -> Loaded:
         """Read a snapshot, if every byte of it is as it was written and its leaves are those of `like`.
@@ -212,11 +242,6 @@ class Snapshots:
             probe.unlink()
         except OSError as error:
             raise type(error)(f"{self.folder} cannot be written: {error.strerror}") from error
-
-    def _sweep(self):
-        """Remove what an interrupted save left."""
-        for path in self.folder.glob(".*.partial"):
-            shutil.rmtree(path, ignore_errors=True)
 
     def _finish(self, step, partial, checkpointer, record, began):
         """Wait for the arrays to be written, by all processes, and make a snapshot of them."""
@@ -269,6 +294,33 @@ class Snapshots:
         for step in found[: -self.keep]:
             if step != best:
                 self._remove(self._path(step))
+
+
+def _locked(path):
+    """A file that is open and locked here and nowhere else, and says who has it; None where there are no locks."""
+    if fcntl is None:
+        return None
+    while True:
+        file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 (open as long as the run saves)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            whose = file.read(200) or "another process"
+            file.close()
+            raise BlockingIOError(f"{path.parent} should be of no other run, but {whose} saves there") from None
+        except OSError:  # this disk has no locks
+            file.close()
+            path.unlink()
+            return None
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                break
+        file.close()  # removed by whoever had it, between the two lines above
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {platform.node()}")
+    file.flush()
+    return file
 
 
 def _handler():
