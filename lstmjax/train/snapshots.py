@@ -311,7 +311,7 @@ def _locked(path):
             raise BlockingIOError(f"{path.parent} should be of no other run, but {whose} saves there") from None
         except OSError:  # this disk has no locks
             file.close()
-            path.unlink()
+            path.unlink(missing_ok=True)
             return None
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(file.fileno()), path.stat()):
