@@ -1678,6 +1678,23 @@ TRAINING = [
         ),
     ),
     *of(
+        "train/lock.py",
+        (
+            "snapshot-lock-removed",
+            "a lock on a file that is no longer there counts",
+            "if os.path.samestat(os.fstat(file.fileno()), path.stat()):",
+            "if True:",
+            "test_snapshots.py::test_a_lock_that_was_removed_meanwhile_is_none",
+        ),
+        (
+            "snapshot-lock-left",
+            "the file of a lock stays when its run has ended",
+            "os.unlink(file.name)",
+            "pass",
+            "test_snapshots.py::test_one_run_saves_in_a_folder_at_a_time",
+        ),
+    ),
+    *of(
         "train/snapshots.py",
         (
             "snapshot-always-due",
@@ -1694,20 +1711,6 @@ TRAINING = [
 """,
             """            )
 """,
-            "test_snapshots.py::test_one_run_saves_in_a_folder_at_a_time",
-        ),
-        (
-            "snapshot-lock-removed",
-            "a lock on a file that is no longer there counts",
-            "if os.path.samestat(os.fstat(file.fileno()), path.stat()):",
-            "if True:",
-            "test_snapshots.py::test_a_lock_that_was_removed_meanwhile_is_none",
-        ),
-        (
-            "snapshot-lock-left",
-            "the file of a lock stays when its run has ended",
-            "os.unlink(lock.name)",
-            "pass",
             "test_snapshots.py::test_one_run_saves_in_a_folder_at_a_time",
         ),
         (

@@ -17,10 +17,11 @@ PACKAGE = ROOT / "lstmjax"
 # A file imports only from rows above its own; so a cell knows no sequence, a model no training, training no model and
 # text no jax-side file, and all meet in the last rows only. `__init__` files are tables of contents and exempt.
 ROWS = {
-    # what to refuse and in which words; what shard_map asks of a loop; activations by name
+    # what to refuse and in which words; what shard_map asks of a loop; a folder that is one run's; activations by name
     "checks": 0,
     "varying": 0,
     "leaves": 0,
+    "train/lock": 0,
     "activations": 1,
     # a step of time: what all are made of, what a cell is, layer norm, the cells, and the table of them
     "cells/products": 1,

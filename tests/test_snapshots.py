@@ -208,7 +208,7 @@ def test_one_run_saves_in_a_folder_at_a_time(snapshots):
     saving = snapshots.folder / ".00000009.partial"  # of a run that goes on
     saving.mkdir()
     with Snapshots(snapshots.folder) as other:
-        for ask in (other.claim, lambda: other.check_resume(True), lambda: other.save(7, STATE)):
+        for ask in (other.claim, lambda: other.begin(True), lambda: other.save(7, STATE)):
             with pytest.raises(BlockingIOError, match=rf"run should be of no other run, but process {os.getpid()} on "):
                 ask()
         assert other.load(STATE).step == 5
@@ -229,9 +229,9 @@ def test_a_disk_or_a_system_without_locks_keeps_nobody_out(tmp_path, monkeypatch
 
     with Snapshots(tmp_path) as one, Snapshots(tmp_path) as other, Snapshots(tmp_path) as third:
         one.claim()
-        monkeypatch.setattr("lstmjax.train.snapshots.fcntl.flock", none)
+        monkeypatch.setattr("lstmjax.train.lock.fcntl.flock", none)
         other.claim()
-        monkeypatch.setattr("lstmjax.train.snapshots.fcntl", None)
+        monkeypatch.setattr("lstmjax.train.lock.fcntl", None)
         third.claim()
 
 
@@ -244,7 +244,7 @@ def test_a_lock_that_was_removed_meanwhile_is_none(tmp_path, monkeypatch):
         asked.append(how)
         flock(file, how)
 
-    monkeypatch.setattr("lstmjax.train.snapshots.fcntl.flock", late)
+    monkeypatch.setattr("lstmjax.train.lock.fcntl.flock", late)
     with Snapshots(tmp_path) as one, Snapshots(tmp_path) as other:
         one.claim()
         assert len(asked) == 2

@@ -295,7 +295,7 @@ def _check(key, epochs, patience, bad_steps, mesh, specs, models, snapshots, sav
     elif not isinstance(snapshots, Snapshots):
         raise TypeError(f"snapshots should be a Snapshots, got {checks.show(snapshots)}")
     else:
-        snapshots.check_resume(resume)
+        snapshots.begin(resume)
 
 
 def _check_means(average, average_after, accumulate, carry):

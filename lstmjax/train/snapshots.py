@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 import json
 import os
-import platform
 import shutil
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,14 +20,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from lstmjax import checks, leaves
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+from lstmjax.train.lock import Lock
 
 FORMAT = 1
-RECORD, ARRAYS, LOCK = "snapshot.json", "arrays", ".lock"
+RECORD, ARRAYS = "snapshot.json", "arrays"
 
 
 class Loaded(NamedTuple):
@@ -80,8 +75,7 @@ class Snapshots:
         self._cost = self._ended = 0.0  # of the last one: the seconds it took, and when it was done
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="snapshots")
         self._writing: Future | None = None
-        self._claimed = False
-        self._lock: Any = None
+        self._lock: Lock | None = None
         if self.folder.exists() and not self.folder.is_dir():
             raise FileExistsError(f"{self.folder} is a file: snapshots need a folder")
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -97,15 +91,14 @@ class Snapshots:
     def claim(self) -> None:
         """Keep others from saving here until `close`, and remove what an interrupted save left.
 
-        By a lock of the operating system on a file, which ends with the process, so that nothing has to be cleared away
-        after a kill. Where there are no such locks, on Windows and on some network disks, nobody is kept out.
+        The lock ends with its process. On Windows, and on a network disk without locks, nobody is kept out.
 
         Raises:
           BlockingIOError: somebody else saves here; it says who.
         """
-        if self._claimed or jax.process_index() != 0:
+        if self._lock is not None or jax.process_index() != 0:
             return
-        self._lock, self._claimed = _locked(self.folder / LOCK), True
+        self._lock = Lock(self.folder)
         for path in self.folder.glob(".*.partial"):
             shutil.rmtree(path, ignore_errors=True)
 
@@ -175,18 +168,16 @@ class Snapshots:
             self.wait()
         finally:
             self._thread.shutdown()
-            lock, self._lock, self._claimed = self._lock, None, False
-            if lock is not None:
-                with contextlib.suppress(OSError):
-                    os.unlink(lock.name)  # while it is ours: afterwards it might be another's
-                lock.close()
+            if self._lock is not None:
+                self._lock.release()
+                self._lock = None
 
     def steps(self) -> list[int]:
         """The steps there are complete snapshots of, rising. What an interrupted save left is none."""
         return sorted(int(p.name) for p in self.folder.iterdir() if p.name.isdecimal() and (p / RECORD).is_file())
 
-    def check_resume(self, resume: bool) -> None:
-        """Refuse to begin a run anew where the snapshots of one lie; `claim` the folder.
+    def begin(self, resume: bool) -> None:
+        """`claim` the folder for a run, which is not to begin anew where the snapshots of one lie.
 
         Raises:
           TypeError: `resume` is no bool. ValueError: there are snapshots, and `resume` is False. What `claim` raises.
@@ -294,33 +285,6 @@ class Snapshots:
         for step in found[: -self.keep]:
             if step != best:
                 self._remove(self._path(step))
-
-
-def _locked(path):
-    """A file that is open and locked here and nowhere else, and says who has it; None where there are no locks."""
-    if fcntl is None:
-        return None
-    while True:
-        file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 (open as long as the run saves)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            whose = file.read(200) or "another process"
-            file.close()
-            raise BlockingIOError(f"{path.parent} should be of no other run, but {whose} saves there") from None
-        except OSError:  # this disk has no locks
-            file.close()
-            path.unlink(missing_ok=True)
-            return None
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                break
-        file.close()  # removed by whoever had it, between the two lines above
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {platform.node()}")
-    file.flush()
-    return file
 
 
 def _handler():

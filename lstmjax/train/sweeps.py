@@ -123,7 +123,7 @@ def sweep(
     if mesh is not None and k % mesh.size:
         raise ValueError(f"mesh should have a number of devices that divides the {k} settings, got {mesh.size}")
     if snapshots is not None:
-        snapshots.check_resume(resume)
+        snapshots.begin(resume)
 
     def start(one):
         params, key = begin(one)
